@@ -4,7 +4,11 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let root = "protos";
-    let files = ["flame/v1/frontend.proto", "flame/v1/shim.proto", "flame/node/v1/node.proto"];
+    let files = [
+        "flame/v1/frontend.proto",
+        "flame/v1/shim.proto",
+        "flame/node/v1/node.proto",
+    ];
     println!("cargo:rerun-if-changed={root}");
     let descriptors = protox::compile(files, [root])?;
     tonic_prost_build::configure()

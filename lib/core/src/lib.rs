@@ -1,1 +1,12 @@
-//! .
+//! Ids, states, resources, sizes and configuration files: what every part of Flame agrees on.
+
+pub mod config;
+pub mod event;
+pub mod fsutil;
+pub mod id;
+pub mod resources;
+pub mod size;
+pub mod state;
+
+pub use id::{ApplicationName, ExecutorId, NodeName, SessionId, TaskId};
+pub use resources::Resources;

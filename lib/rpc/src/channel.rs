@@ -73,8 +73,13 @@ pub enum ChannelError {
 /// [`ChannelError::Endpoint`] if it is no such URL, [`ChannelError::TlsFile`] and
 /// [`ChannelError::Tls`] for TLS.
 pub fn endpoint(endpoint: &str, ca_file: Option<&Path>) -> Result<Endpoint, ChannelError> {
-    let bad = |reason: &str| ChannelError::Endpoint { endpoint: endpoint.to_owned(), reason: reason.to_owned() };
-    let uri: Uri = endpoint.parse().map_err(|_| bad("want http://HOST:PORT or https://HOST:PORT"))?;
+    let bad = |reason: &str| ChannelError::Endpoint {
+        endpoint: endpoint.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let uri: Uri = endpoint
+        .parse()
+        .map_err(|_| bad("want http://HOST:PORT or https://HOST:PORT"))?;
     let host = uri.host().ok_or_else(|| bad("it has no host"))?.to_owned();
     let secure = match uri.scheme_str() {
         Some("http" | "grpc") => false,
@@ -95,9 +100,10 @@ pub fn endpoint(endpoint: &str, ca_file: Option<&Path>) -> Result<Endpoint, Chan
             Some(path) => tls.ca_certificate(Certificate::from_pem(read("CA certificate", path)?)),
             None => tls.with_native_roots(),
         };
-        built = built
-            .tls_config(tls)
-            .map_err(|source| ChannelError::Tls { endpoint: endpoint.to_owned(), source })?;
+        built = built.tls_config(tls).map_err(|source| ChannelError::Tls {
+            endpoint: endpoint.to_owned(),
+            source,
+        })?;
     }
     Ok(built)
 }
@@ -110,7 +116,10 @@ pub async fn connect(endpoint_url: &str, ca_file: Option<&Path>) -> Result<Chann
     endpoint(endpoint_url, ca_file)?
         .connect()
         .await
-        .map_err(|source| ChannelError::Connect { endpoint: endpoint_url.to_owned(), source })
+        .map_err(|source| ChannelError::Connect {
+            endpoint: endpoint_url.to_owned(),
+            source,
+        })
 }
 
 /// Connects to the service that listens on the unix socket at `path`.
@@ -129,7 +138,10 @@ pub async fn connect_unix(path: &Path) -> Result<Channel, ChannelError> {
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         }))
         .await
-        .map_err(|source| ChannelError::Connect { endpoint: named(), source })
+        .map_err(|source| ChannelError::Connect {
+            endpoint: named(),
+            source,
+        })
 }
 
 /// TLS of a listener, from PEM files.
@@ -143,7 +155,11 @@ pub fn server_tls(cert_file: &Path, key_file: &Path) -> Result<ServerTlsConfig, 
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, ChannelError> {
-    std::fs::read(path).map_err(|source| ChannelError::TlsFile { what, path: path.to_path_buf(), source })
+    std::fs::read(path).map_err(|source| ChannelError::TlsFile {
+        what,
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 #[cfg(test)]
@@ -160,7 +176,11 @@ mod tests {
 
     #[test]
     fn a_missing_ca_file_is_named() {
-        let error = endpoint("https://host:1", Some(Path::new("/nonexistent/ca.pem"))).expect_err("no such file");
-        assert_eq!(error.to_string(), "cannot read CA certificate /nonexistent/ca.pem");
+        let error =
+            endpoint("https://host:1", Some(Path::new("/nonexistent/ca.pem"))).expect_err("no such file");
+        assert_eq!(
+            error.to_string(),
+            "cannot read CA certificate /nonexistent/ca.pem"
+        );
     }
 }

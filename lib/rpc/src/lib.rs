@@ -21,3 +21,4 @@ pub use generated::flame::node::v1 as node;
 pub use generated::flame::v1;
 
 pub mod channel;
+mod convert;
