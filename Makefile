@@ -1,0 +1,105 @@
+# Flame: build, install, test. `make help` lists the targets; each works on its own.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# Where install-dev puts a cluster that needs neither root nor systemd.
+INSTALL_PREFIX ?= /tmp/flame-dev
+# Address of the cluster; the port after it is the node link.
+FLAME_ENDPOINT ?= http://127.0.0.1:8080
+export INSTALL_PREFIX FLAME_ENDPOINT
+
+# cargo's target folder, as hack/common.sh finds it (CARGO_TARGET_DIR is honoured).
+TARGET = $$(. hack/common.sh && target_dir)
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+E2E_ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "  INSTALL_PREFIX (now $(INSTALL_PREFIX)) and FLAME_ENDPOINT (now $(FLAME_ENDPOINT)) choose the development cluster."
+
+# -- build ------------------------------------------------------------------------------------
+
+.PHONY: build
+build: ## Build everything for development
+	cargo build --workspace --locked
+
+.PHONY: build-release
+build-release: ## Build everything for use
+	cargo build --workspace --locked --release
+
+.PHONY: format
+format: ## Format the code
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## Check the formatting, run clippy; warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# -- try --------------------------------------------------------------------------------------
+
+.PHONY: quickstart
+quickstart: ## Build, start a private cluster, run 10,000 tasks and a word count, remove it
+	@env -u FLAME_ENDPOINT hack/quickstart.sh
+
+.PHONY: bench
+bench: build-release ## Measure tasks/s, latency and memory for both storages
+	FLAME_BIN_DIR="$(TARGET)/release" python3 hack/bench.py
+
+# -- install ----------------------------------------------------------------------------------
+
+.PHONY: install
+install: build-release ## Install into /usr/local/flame with systemd units and start them (root)
+	$(SUDO) "$(TARGET)/release/flmadm" install --all --skip-build --enable --bin-dir "$(TARGET)/release" --src-dir .
+
+.PHONY: install-dev
+install-dev: build-release ## Install into INSTALL_PREFIX, without systemd and root
+	FLAME_BIN_DIR="$(TARGET)/release" hack/local-test.sh install
+
+.PHONY: uninstall
+uninstall: ## Remove the installation of `make install` (root; data is backed up)
+	$(SUDO) /usr/local/flame/bin/flmadm uninstall --force
+
+.PHONY: uninstall-dev
+uninstall-dev: ## Stop and remove the installation in INSTALL_PREFIX
+	hack/local-test.sh uninstall
+
+.PHONY: start-services
+start-services: ## Start the services of `make install` (root)
+	$(SUDO) systemctl start flame.target
+
+.PHONY: stop-services
+stop-services: ## Stop the services of `make install` (root)
+	$(SUDO) systemctl stop flame.target
+
+# -- test -------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: ## Install what the tests need and this machine lacks (Debian packages, cargo-nextest)
+	hack/setup.sh test
+
+.PHONY: unit
+unit: ## Run the unit and component tests
+	cargo nextest run --workspace --locked
+
+.PHONY: e2e
+e2e: setup build ## Run the end-to-end tests, on real systemd nodes too (root)
+	FLAME_BIN_DIR="$(TARGET)/debug" hack/e2e.sh all $(E2E_ARGS)
+
+.PHONY: e2e-local
+e2e-local: build ## Run the end-to-end tests that need neither systemd nor root
+	FLAME_BIN_DIR="$(TARGET)/debug" hack/e2e.sh local $(E2E_ARGS)
+
+.PHONY: e2e-py-local
+e2e-py-local: build ## Run the tests of the Python client against a cluster of plain processes
+	FLAME_BIN_DIR="$(TARGET)/debug" hack/e2e.sh python $(E2E_ARGS)
+
+.PHONY: test
+test: ## Run every check and every test, as CI does
+	$(MAKE) --no-print-directory setup
+	$(MAKE) --no-print-directory lint
+	$(MAKE) --no-print-directory build
+	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory e2e
