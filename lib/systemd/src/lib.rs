@@ -1,1 +1,7 @@
-//! .
+//! systemd, as the parts of Flame need it: readiness and watchdog notification, journald logging,
+//! and the service manager over D-Bus.
+
+pub mod logging;
+pub mod notify;
+
+pub use notify::Notifier;

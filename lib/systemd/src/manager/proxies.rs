@@ -1,0 +1,134 @@
+//! Typed D-Bus proxies of `org.freedesktop.systemd1`, as far as Flame uses it.
+//!
+//! The interfaces are those of systemd 247 and later (Debian 11, RHEL 9). Property caches are off
+//! where they are built: a value that is a moment old is worse than one more round trip.
+
+use zbus::{OwnedObjectPath, OwnedVariant, proxy};
+
+/// A change that enabling or disabling made: kind (`symlink` or `unlink`), path, target.
+pub type UnitFileChange = (String, String, String);
+
+/// One line of `ListUnitsByPatterns`: name, description, load, active and sub state, followed unit,
+/// object path, job id, job type, job path.
+pub type ListedUnit = (
+    String,
+    String,
+    String,
+    String,
+    String,
+    String,
+    OwnedObjectPath,
+    u32,
+    String,
+    OwnedObjectPath,
+);
+
+/// The service manager itself.
+#[proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+pub trait Manager {
+    /// Reads all unit files again.
+    fn reload(&self) -> zbus::Result<()>;
+    /// Makes the manager send signals to this connection.
+    fn subscribe(&self) -> zbus::Result<()>;
+    /// Object of a loaded unit.
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Object of a unit, loading it if need be.
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Starts a unit; gives the job.
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Stops a unit; gives the job.
+    fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Stops and starts a unit; gives the job.
+    fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Forgets the failure and the start counter of a unit.
+    fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
+    /// Changes properties of a unit.
+    fn set_unit_properties(
+        &self,
+        name: &str,
+        runtime: bool,
+        properties: &[(&str, OwnedVariant)],
+    ) -> zbus::Result<()>;
+    /// Makes the links of the files' `[Install]` sections.
+    fn enable_unit_files(
+        &self,
+        files: &[&str],
+        runtime: bool,
+        force: bool,
+    ) -> zbus::Result<(bool, Vec<UnitFileChange>)>;
+    /// Removes these links.
+    fn disable_unit_files(&self, files: &[&str], runtime: bool) -> zbus::Result<Vec<UnitFileChange>>;
+    /// Whether a unit file is enabled, disabled, static, ...
+    fn get_unit_file_state(&self, file: &str) -> zbus::Result<String>;
+    /// Loaded units in these states (all if empty) whose names match these patterns.
+    fn list_units_by_patterns(&self, states: &[&str], patterns: &[&str]) -> zbus::Result<Vec<ListedUnit>>;
+
+    /// A job has ended: its number, object, unit and result.
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: OwnedObjectPath, unit: String, result: String) -> zbus::Result<()>;
+
+    /// Version of systemd, e.g. `252.39-1~deb12u1`.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn version(&self) -> zbus::Result<String>;
+}
+
+/// What every unit has.
+#[proxy(
+    interface = "org.freedesktop.systemd1.Unit",
+    default_service = "org.freedesktop.systemd1",
+    assume_defaults = false
+)]
+pub trait Unit {
+    /// `loaded`, `not-found`, `bad-setting`, `error`, `masked`.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn load_state(&self) -> zbus::Result<String>;
+    /// `active`, `reloading`, `inactive`, `failed`, `activating`, `deactivating`.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn active_state(&self) -> zbus::Result<String>;
+    /// The finer state of the unit's type, e.g. `running`, `auto-restart`.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn sub_state(&self) -> zbus::Result<String>;
+    /// `enabled`, `disabled`, `static`, ...
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn unit_file_state(&self) -> zbus::Result<String>;
+    /// Path of the unit's file, empty if there is none.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn fragment_path(&self) -> zbus::Result<String>;
+    /// Id of the current run, 16 bytes, or none.
+    #[zbus(property(emits_changed_signal = "false"), name = "InvocationID")]
+    fn invocation_id(&self) -> zbus::Result<Vec<u8>>;
+    /// When the unit became active, in microseconds since 1970; 0 if never.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn active_enter_timestamp(&self) -> zbus::Result<u64>;
+}
+
+/// What services have besides.
+#[proxy(
+    interface = "org.freedesktop.systemd1.Service",
+    default_service = "org.freedesktop.systemd1",
+    assume_defaults = false
+)]
+pub trait Service {
+    /// How the last run ended: `success`, `exit-code`, `signal`, `timeout`, `watchdog`, ...
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn result(&self) -> zbus::Result<String>;
+    /// Process id of the main process, 0 if there is none.
+    #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
+    fn main_pid(&self) -> zbus::Result<u32>;
+    /// Automatic restarts since the unit was last started by someone.
+    #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
+    fn n_restarts(&self) -> zbus::Result<u32>;
+    /// What the service said with `STATUS=`.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn status_text(&self) -> zbus::Result<String>;
+    /// Bytes of memory in use; `u64::MAX` if not known.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn memory_current(&self) -> zbus::Result<u64>;
+    /// Exit status or signal of the last main process.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_main_status(&self) -> zbus::Result<i32>;
+}
