@@ -1,0 +1,126 @@
+"""Fixtures of the end-to-end tests, and what a failed test shows of the machines it ran on."""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "hack")]
+
+from cluster import LocalCluster, bin_dir  # noqa: E402
+from machine import BIN, SITE, Machine  # noqa: E402
+from testbed import TestBed  # noqa: E402
+from testbed.command import run  # noqa: E402
+
+PROGRAMS = (
+    "flame-session-manager",
+    "flame-node-agent",
+    "flame-executor",
+    "flmctl",
+    "flmadm",
+    "flmping",
+    "flmping-service",
+    "flmexec",
+    "flmexec-service",
+    "wordcount",
+    "wordcount-service",
+)
+JOURNAL_LINES = 150
+_places = pytest.StashKey()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_home(tmp_path_factory):
+    """A home without a ~/.flame of the developer: the tests must not see his clusters."""
+    home = os.environ.get("HOME")
+    os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
+    for name in ("FLAME_ENDPOINT", "INSTALL_PREFIX", "FLAME_HOME", "FLAME_SOCKET_DIR", "FLAME_CACHE_ENDPOINT"):
+        os.environ.pop(name, None)
+    yield
+    if home is not None:
+        os.environ["HOME"] = home
+
+
+@pytest.fixture(scope="session")
+def places(request):
+    """Everything that can show logs when a test fails: objects with `logs()`."""
+    found = request.config.stash.setdefault(_places, [])
+    return found
+
+
+@pytest.fixture(scope="module")
+def local_cluster(places):
+    """A running cluster of plain processes, shared by the tests of one module."""
+    running = os.environ.get("FLAME_E2E_PREFIX")
+    if running:
+        cluster = _running_cluster(running)
+        places.append(cluster)
+        yield cluster
+        places.remove(cluster)
+        return
+    cluster = LocalCluster()
+    places.append(cluster)
+    try:
+        yield cluster.up()
+    finally:
+        places.remove(cluster)
+        cluster.down()
+
+
+def _running_cluster(prefix):
+    """The cluster that `hack/local-test.sh test` started; it is not ours to stop."""
+    config = (Path(prefix) / "conf/flame-cluster.yaml").read_text()
+    port = next(line.rsplit(":", 1)[1].strip(" \"'/") for line in config.splitlines() if "endpoint:" in line)
+    return LocalCluster(prefix, int(port))
+
+
+@pytest.fixture(scope="session")
+def stripped_programs():
+    """The binaries under test without debugging information: a tenth of the bytes to copy."""
+    folder = Path(tempfile.mkdtemp(prefix="flame-bin-"))
+    folder.chmod(0o755)
+    for name in PROGRAMS:
+        run(["strip", "--strip-debug", "-o", folder / name, bin_dir() / name])
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def make_bed(places, stripped_programs):
+    """Boots nodes that show the binaries in /opt/flame-bin and flamepy in /opt/flame-site."""
+    beds = []
+
+    def make(*names):
+        binds = {BIN: stripped_programs}
+        if os.environ.get("FLAME_NODE_SITE"):
+            binds[SITE] = os.environ["FLAME_NODE_SITE"]
+        bed = TestBed(list(names), binds)
+        beds.append(bed)
+        bed.start()
+        machines = [Machine(bed, node) for node in bed.nodes]
+        places.extend(machines)
+        return machines
+
+    yield make
+    for bed in beds:
+        places[:] = [place for place in places if getattr(place, "bed", None) is not bed]
+        bed.close()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """Adds the logs of every running machine and cluster to the report of a failed test."""
+    outcome = yield
+    report = outcome.get_result()
+    if not report.failed:
+        return
+    for place in item.config.stash.get(_places, []):
+        try:
+            text = "\n".join(place.logs().splitlines()[-JOURNAL_LINES:])
+        except Exception as error:  # a report is made of what is left of a broken machine
+            text = f"no logs: {error}"
+        report.sections.append((f"logs of {place}", text))

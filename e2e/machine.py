@@ -1,0 +1,106 @@
+"""A node of the test bed as an administrator of Flame uses it: install, look, list all files, uninstall."""
+
+import json
+from pathlib import Path
+
+from testbed import wait_until
+
+HERE = Path(__file__).resolve().parent
+BIN = "/opt/flame-bin"
+SITE = "/opt/flame-site"
+PREFIX = "/usr/local/flame"
+MANAGER = "flame-session-manager.service"
+AGENT = "flame-node-agent.service"
+FLMADM = f"{BIN}/flmadm"
+READY_SECONDS = 30
+
+# What systemd and the account tools write on their own account; everything else has to be as it was.
+NOT_FLAME = {
+    "/var/log/journal": "the journal's logs, as the promise says",
+    "/etc/passwd-": "copy of the last but one state that passwd(5) tools keep",
+    "/etc/group-": "the same",
+    "/etc/shadow-": "the same",
+    "/etc/gshadow-": "the same",
+    "/run/systemd/dynamic-uid": "systemd makes it at the first DynamicUser= of a boot and keeps it",
+}
+
+
+class Machine:
+    """A node, and Flame on it."""
+
+    def __init__(self, bed, node):
+        self.bed = bed
+        self.node = node
+        self.endpoint = "http://127.0.0.1:8080"
+        self.run = node.run
+        self.address = node.address
+
+    def __str__(self):
+        return self.node.name
+
+    def install(self, *words, check=True, timeout=60):
+        """Runs `flmadm install` with the prebuilt binaries."""
+        command = [FLMADM, "install", "--skip-build", "--bin-dir", BIN, *words]
+        return self.run(command, check=check, timeout=timeout)
+
+    def flame(self, name, *words, check=True, timeout=120, env=None):
+        """Runs one of Flame's tools as a client of this machine's endpoint."""
+        chosen = {"FLAME_ENDPOINT": self.endpoint, "NO_COLOR": "1", **(env or {})}
+        return self.run([f"{BIN}/{name}", *words], check=check, timeout=timeout, env=chosen)
+
+    def flmctl(self, *words):
+        """The JSON answer of flmctl."""
+        return json.loads(self.flame("flmctl", *words, "-o", "json").stdout)
+
+    def flmping(self, *words, timeout=120):
+        """The JSON report of flmping, which has to succeed."""
+        return json.loads(self.flame("flmping", *words, "--output", "json", timeout=timeout).stdout)
+
+    def show(self, unit, *properties):
+        """Properties of a unit."""
+        lines = self.run(["systemctl", "show", unit, f"--property={','.join(properties)}"]).stdout.splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def active(self, unit):
+        """Whether systemd calls the unit active."""
+        return self.run(["systemctl", "is-active", unit], check=False).stdout.strip() == "active"
+
+    def wait_active(self, unit):
+        """Waits until the unit is active."""
+        wait_until(lambda: self.active(unit), READY_SECONDS, f"{unit} active on {self}")
+
+    def ready_nodes(self):
+        """Host names of the nodes that the session manager calls Ready."""
+        listing = self.flame("flmctl", "list", "nodes", "-o", "json", check=False)
+        if not listing.ok:
+            return []
+        return [n["name"] for n in json.loads(listing.stdout) if n["state"] == "Ready"]
+
+    def wait_ready(self, *names):
+        """Waits until exactly these nodes are ready for tasks."""
+        wait_until(
+            lambda: sorted(self.ready_nodes()) == sorted(names), READY_SECONDS, f"{', '.join(names)} ready, seen from {self}"
+        )
+
+    def files(self):
+        """A listing of the whole file system: path -> what it is."""
+        script = (HERE / "listing.py").read_text()
+        mounted = [point for point in (BIN, SITE)]
+        return json.loads(self.run(["python3", "-", *mounted], stdin=script).stdout)
+
+    def logs(self):
+        """The journal, with the console of a machine that is off."""
+        return self.node.journal() or self.node.console()
+
+
+def difference(before, after):
+    """Lines that say how two listings differ, without what `NOT_FLAME` lists."""
+    lines = []
+    for path in sorted(before.keys() | after.keys()):
+        if before.get(path) != after.get(path) and not _not_flame(path):
+            lines.append(f"{path}: {before.get(path, 'was not there')} -> {after.get(path, 'is gone')}")
+    return lines
+
+
+def _not_flame(path):
+    return any(path == known or path.startswith(f"{known}/") for known in NOT_FLAME)
