@@ -11,6 +11,7 @@ export INSTALL_PREFIX FLAME_ENDPOINT
 # cargo's target folder, as hack/common.sh finds it (CARGO_TARGET_DIR is honoured).
 TARGET = $$(. hack/common.sh && target_dir)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+PYTHON_CODE = hack e2e examples
 E2E_ARGS ?=
 
 .PHONY: help
@@ -32,10 +33,13 @@ build-release: ## Build everything for use
 .PHONY: format
 format: ## Format the code
 	cargo fmt --all
+	"$$(hack/python-env.sh venv)" -m ruff format $(PYTHON_CODE)
 
 .PHONY: lint
-lint: ## Check the formatting, run clippy; warnings are errors
+lint: ## Check the formatting, run clippy and ruff; warnings are errors
 	cargo fmt --all --check
+	"$$(hack/python-env.sh venv)" -m ruff format --no-cache --check $(PYTHON_CODE)
+	"$$(hack/python-env.sh venv)" -m ruff check --no-cache $(PYTHON_CODE)
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 # -- try --------------------------------------------------------------------------------------

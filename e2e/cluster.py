@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import socket
-import subprocess
 import tempfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from testbed.command import run
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "hack/local-test.sh"
+LOG_LINES = 60
 
 
 def free_port():
@@ -68,7 +68,12 @@ class LocalCluster:
     def tool(self, name, *words, check=True, timeout=120, env=None):
         """Runs one of Flame's command line tools against this cluster."""
         path = self.prefix / "bin" / name
-        return run([path if path.exists() else bin_dir() / name, *words], check, timeout, env={**self.env, **(env or {})})
+        return run(
+            [path if path.exists() else bin_dir() / name, *words],
+            check,
+            timeout,
+            env={**self.env, **(env or {})},
+        )
 
     def flmctl(self, *words):
         """The JSON answer of flmctl."""
@@ -96,10 +101,11 @@ class LocalCluster:
 
     def logs(self):
         """The end of every daemon's log."""
-        return "\n".join(
-            f"--- {path.name}\n{subprocess.run(['tail', '-n', '60', path], capture_output=True, text=True).stdout}"
-            for path in sorted((self.prefix / "logs").rglob("*.log"))
-        )
+        parts = []
+        for path in sorted((self.prefix / "logs").rglob("*.log")):
+            end = path.read_text(errors="replace").splitlines()[-LOG_LINES:]
+            parts.append("\n".join([f"--- {path.name}", *end]))
+        return "\n".join(parts)
 
     def down(self):
         """Stops the cluster and removes its files."""

@@ -13,7 +13,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "hack")]
 
 from cluster import LocalCluster, bin_dir  # noqa: E402
 from machine import BIN, SITE, Machine  # noqa: E402
-from testbed import TestBed  # noqa: E402
+from testbed import TestBed, cache_dir  # noqa: E402
 from testbed.command import run  # noqa: E402
 
 PROGRAMS = (
@@ -36,9 +36,16 @@ _places = pytest.StashKey()
 @pytest.fixture(scope="session", autouse=True)
 def private_home(tmp_path_factory):
     """A home without a ~/.flame of the developer: the tests must not see his clusters."""
+    os.environ["FLAME_TEST_CACHE"] = str(cache_dir())
     home = os.environ.get("HOME")
     os.environ["HOME"] = str(tmp_path_factory.mktemp("home"))
-    for name in ("FLAME_ENDPOINT", "INSTALL_PREFIX", "FLAME_HOME", "FLAME_SOCKET_DIR", "FLAME_CACHE_ENDPOINT"):
+    for name in (
+        "FLAME_ENDPOINT",
+        "INSTALL_PREFIX",
+        "FLAME_HOME",
+        "FLAME_SOCKET_DIR",
+        "FLAME_CACHE_ENDPOINT",
+    ):
         os.environ.pop(name, None)
     yield
     if home is not None:
@@ -48,8 +55,7 @@ def private_home(tmp_path_factory):
 @pytest.fixture(scope="session")
 def places(request):
     """Everything that can show logs when a test fails: objects with `logs()`."""
-    found = request.config.stash.setdefault(_places, [])
-    return found
+    return request.config.stash.setdefault(_places, [])
 
 
 @pytest.fixture(scope="module")

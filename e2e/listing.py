@@ -4,6 +4,7 @@ Runs inside a node, with the node's own Python. File systems that the kernel mak
 the times of files, because a folder's time says only that something was there.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,8 +50,7 @@ def walk(top, skip):
 if __name__ == "__main__":
     found = {}
     for each in walk("/", left_out()):
-        try:
+        # What is gone since the folder was read is left out, as short-lived files in /run are.
+        with contextlib.suppress(FileNotFoundError):
             found[each] = describe(each)
-        except FileNotFoundError:
-            pass  # gone since the folder was read, as short-lived files in /run are
     json.dump(found, sys.stdout)

@@ -58,7 +58,9 @@ class Machine:
 
     def show(self, unit, *properties):
         """Properties of a unit."""
-        lines = self.run(["systemctl", "show", unit, f"--property={','.join(properties)}"]).stdout.splitlines()
+        lines = self.run(
+            ["systemctl", "show", unit, f"--property={','.join(properties)}"]
+        ).stdout.splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def active(self, unit):
@@ -79,13 +81,15 @@ class Machine:
     def wait_ready(self, *names):
         """Waits until exactly these nodes are ready for tasks."""
         wait_until(
-            lambda: sorted(self.ready_nodes()) == sorted(names), READY_SECONDS, f"{', '.join(names)} ready, seen from {self}"
+            lambda: sorted(self.ready_nodes()) == sorted(names),
+            READY_SECONDS,
+            f"{', '.join(names)} ready, seen from {self}",
         )
 
     def files(self):
         """A listing of the whole file system: path -> what it is."""
         script = (HERE / "listing.py").read_text()
-        mounted = [point for point in (BIN, SITE)]
+        mounted = [BIN, SITE]
         return json.loads(self.run(["python3", "-", *mounted], stdin=script).stdout)
 
     def logs(self):

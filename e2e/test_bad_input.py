@@ -112,7 +112,9 @@ def flmadm(*words, env=None):
 
 def install(prefix, *words):
     """`flmadm install` without systemd."""
-    return flmadm("install", "--no-systemd", "--skip-build", "--bin-dir", bin_dir(), "--prefix", prefix, *words)
+    return flmadm(
+        "install", "--no-systemd", "--skip-build", "--bin-dir", bin_dir(), "--prefix", prefix, *words
+    )
 
 
 def assert_exit(result, code, *words):
@@ -146,7 +148,16 @@ def test_a_prefix_that_cannot_be_written():
 
 
 def test_binaries_that_are_not_there(tmp_path):
-    words = ("install", "--all", "--no-systemd", "--skip-build", "--bin-dir", tmp_path, "--prefix", tmp_path / "flame")
+    words = (
+        "install",
+        "--all",
+        "--no-systemd",
+        "--skip-build",
+        "--bin-dir",
+        tmp_path,
+        "--prefix",
+        tmp_path / "flame",
+    )
     result = flmadm(*words)
     assert result.returncode in (ARGUMENTS, INSTALLATION) and "flame-session-manager" in result.stderr, result
     assert not (tmp_path / "flame/bin").exists()
@@ -190,7 +201,7 @@ def test_an_ordinary_user_is_told_to_be_root(machine):
 @pytest.mark.nodes
 def test_a_service_that_cannot_start_is_an_error_of_its_own(machine):
     """Exit code 5, and the reason: here, another program has the port."""
-    listen = "import socket,time; s=socket.create_server(('0.0.0.0',8080)); print('listening',flush=True); time.sleep(60)"
+    listen = "import socket, time\ns = socket.create_server(('0.0.0.0', 8080))\ntime.sleep(60)\n"
     machine.node.write("/opt/listen.py", listen)
     machine.run(["systemd-run", "--unit=taken", "python3", "/opt/listen.py"])
     machine.node.wait_until(["sh", "-c", "ss -ltn | grep -q :8080"])
@@ -216,7 +227,9 @@ def stub(local_cluster):
 
 def create(stub, session, application="flmping"):
     """Creates a session."""
-    return stub.CreateSession(frontend.CreateSessionRequest(session_id=session, session=SessionSpec(application=application)))
+    return stub.CreateSession(
+        frontend.CreateSessionRequest(session_id=session, session=SessionSpec(application=application))
+    )
 
 
 def assert_status(code, words, call, *arguments):
@@ -325,6 +338,9 @@ def test_the_command_lines_say_what_is_wrong(local_cluster):
 def test_a_pipe_that_closes_early_is_no_error(local_cluster):
     flmctl = shutil.which("flmctl", path=local_cluster.prefix / "bin")
     done = subprocess.run(
-        ["sh", "-c", f"{flmctl} list applications | true"], env=local_cluster.env, capture_output=True, text=True
+        ["sh", "-c", f"{flmctl} list applications | true"],
+        env=local_cluster.env,
+        capture_output=True,
+        text=True,
     )
     assert "panicked" not in done.stderr

@@ -1,7 +1,7 @@
 """The published client `flamepy` from PyPI, unchanged, as client and as service SDK.
 
-Common data of `flamepy.service` goes through the object cache, which has an issue of its own; so services here
-take common data through flamepy's core classes, and `flamepy.service.FlameInstance` is used without it.
+Common data of `flamepy.service` goes through the object cache, which has an issue of its own; so services
+here take common data through flamepy's core classes, and `flamepy.service.FlameInstance` goes without.
 """
 
 import json
@@ -77,7 +77,11 @@ def wait_events(session_id, code):
 def test_the_built_in_applications_are_there():
     assert {app.name for app in flamepy.list_applications()} >= BUILT_IN
     app = flamepy.get_application("flmping")
-    assert app.name == "flmping" and app.shim == flamepy.Shim.HOST and app.state == flamepy.ApplicationState.ENABLED
+    assert (
+        app.name == "flmping"
+        and app.shim == flamepy.Shim.HOST
+        and app.state == flamepy.ApplicationState.ENABLED
+    )
     assert flamepy.get_application("no-such-application") is None
 
 
@@ -103,7 +107,9 @@ def test_watching_a_task_until_its_end(ping):
     assert states[-1] == flamepy.TaskState.SUCCEED
     assert set(states[:-1]) <= {flamepy.TaskState.RUNNING}, "the initial Pending is not sent"
     again = list(ping.watch_task(task.id))
-    assert [update.state for update in again] == [flamepy.TaskState.SUCCEED], "a finished task: its record, then the end"
+    assert [update.state for update in again] == [flamepy.TaskState.SUCCEED], (
+        "a finished task: its record, then the end"
+    )
     assert "300 milliseconds" in json.loads(again[0].output)["message"]
 
 
@@ -158,7 +164,9 @@ def test_sessions_executors_and_nodes_are_listed(ping):
 
 
 def test_registering_and_unregistering(application):
-    name = application("echo.py", description="says what it hears", labels=["a", "b"], environments={"X": "1"})
+    name = application(
+        "echo.py", description="says what it hears", labels=["a", "b"], environments={"X": "1"}
+    )
     app = flamepy.get_application(name)
     assert (app.description, app.labels, app.environments) == ("says what it hears", ["a", "b"], {"X": "1"})
     assert app.arguments == [str(SERVICES / "echo.py")]
@@ -171,7 +179,10 @@ def test_registering_and_unregistering(application):
 def test_a_python_service_of_the_core_classes(application, local_cluster):
     name = application("echo.py", environments={"GREETING": "hello"})
     session = flamepy.create_session(name, common_data=b"shared by all")
-    answers = [json.loads(future.result(RESULT_SECONDS)) for future in [session.run(str(i).encode()) for i in range(50)]]
+    answers = [
+        json.loads(future.result(RESULT_SECONDS))
+        for future in [session.run(str(i).encode()) for i in range(50)]
+    ]
     assert [answer["input"] for answer in answers] == [str(i) for i in range(50)]
     assert sorted(int(answer["task"]) for answer in answers) == list(range(1, 51))
     assert {answer["common"] for answer in answers} == {"shared by all"}
@@ -195,7 +206,9 @@ def test_an_exception_of_a_task_is_told(application):
     task = session.get_task("1")
     assert task.state == flamepy.TaskState.FAILED
     assert any(event.code == FAILED and "told to fail, so failing" in event.message for event in task.events)
-    assert json.loads(session.run(b"go on").result(RESULT_SECONDS))["input"] == "go on", "the service lives on"
+    assert json.loads(session.run(b"go on").result(RESULT_SECONDS))["input"] == "go on", (
+        "the service lives on"
+    )
 
 
 def test_a_crash_in_a_task_does_not_spoil_the_session(application):

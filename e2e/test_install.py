@@ -33,7 +33,9 @@ def installed(machine):
 def new_session(machine, tasks):
     """A session with this many tasks of 100 ms that are still open."""
     session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
-    create = f'for i in $(seq {tasks}); do {BIN}/flmctl create task -s {session} --text "$TASK" || exit 1; done'
+    create = (
+        f'for i in $(seq {tasks}); do {BIN}/flmctl create task -s {session} --text "$TASK" || exit 1; done'
+    )
     machine.run(["sh", "-c", create], env={"TASK": SLOW_TASK, "FLAME_ENDPOINT": machine.endpoint})
     return session
 
@@ -62,9 +64,13 @@ def test_everything_is_active_and_says_how_it_is(installed):
         shown = installed.show(unit, "Type", "StatusText", "Result", "User", "NRestarts")
         assert shown["Type"] == "notify" and shown["Result"] == "success" and shown["NRestarts"] == "0"
         assert len(shown["StatusText"].split()) >= 2, f"{unit} says nothing in STATUS: {shown}"
-        assert shown["StatusText"] in installed.run(["systemctl", "status", "--no-pager", "--full", unit]).stdout
+        assert (
+            shown["StatusText"] in installed.run(["systemctl", "status", "--no-pager", "--full", unit]).stdout
+        )
     assert "registered" in installed.show(AGENT, "StatusText")["StatusText"]
-    assert installed.show("flame-executor-manager.service", "Id")["Id"] == AGENT, "the alias leads to the agent"
+    assert installed.show("flame-executor-manager.service", "Id")["Id"] == AGENT, (
+        "the alias leads to the agent"
+    )
     for unit in (MANAGER, AGENT):
         assert installed.show(unit, "Slice")["Slice"] == "flame.slice"
 
@@ -84,7 +90,9 @@ def test_a_thousand_tasks_succeed(installed):
 
 def test_the_logs_are_in_the_journal(installed):
     for unit in (MANAGER, AGENT):
-        lines = installed.run(["journalctl", "--no-pager", "--output=cat", "-u", unit, "_COMM=" + unit[:15]]).stdout
+        lines = installed.run(
+            ["journalctl", "--no-pager", "--output=cat", "-u", unit, "_COMM=" + unit[:15]]
+        ).stdout
         assert lines.strip(), f"journalctl -u {unit} shows nothing of the daemon itself"
 
 
@@ -122,7 +130,9 @@ def test_a_restart_of_one_daemon_loses_nothing(installed, unit):
 def test_a_killed_daemon_comes_back_and_work_finishes(installed, unit):
     session = new_session(installed, 20)
     killed = installed.node.kill(unit)
-    wait_until(lambda: installed.node.main_pid(unit) not in (0, killed), RESTART_SECONDS, f"{unit} runs again")
+    wait_until(
+        lambda: installed.node.main_pid(unit) not in (0, killed), RESTART_SECONDS, f"{unit} runs again"
+    )
     installed.wait_active(unit)
     wait_all_succeed(installed, session, 20)
     assert int(installed.show(unit, "NRestarts")["NRestarts"]) >= 1
@@ -162,7 +172,9 @@ def test_uninstall_leaves_nothing(installed):
     command = [FLMADM, "uninstall", "--no-backup", "--force", "--remove-user"]
     installed.run(command)
     assert difference(installed.before, installed.files()) == [], f"left out of the comparison: {NOT_FLAME}"
-    assert installed.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "flame*"]).stdout == ""
+    assert (
+        installed.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "flame*"]).stdout == ""
+    )
     assert installed.run(["id", "flame"], check=False).returncode != 0
     assert installed.run(["pgrep", "--list-full", "flame"], check=False).stdout == ""
 

@@ -58,7 +58,9 @@ def test_stop_ends_services_that_run_tasks(cluster):
     cluster.up()
     session = cluster.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     for _ in range(4):
-        cluster.tool("flmctl", "create", "task", "-s", session, "--text", '{"duration": 600000, "memory": null}')
+        cluster.tool(
+            "flmctl", "create", "task", "-s", session, "--text", '{"duration": 600000, "memory": null}'
+        )
 
     def running():
         return [task for task in cluster.flmctl("list", "tasks", "-s", session) if task["state"] == "Running"]

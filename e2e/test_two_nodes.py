@@ -97,7 +97,9 @@ def test_the_worker_reboots(fleet):
     worker.bed.reboot(worker.node)
     manager.wait_ready("worker")
     wait_done(manager, session)
-    assert [node["name"] for node in manager.flmctl("list", "nodes")] == ["worker"], "no ghost of the boot before"
+    assert [node["name"] for node in manager.flmctl("list", "nodes")] == ["worker"], (
+        "no ghost of the boot before"
+    )
 
 
 def test_a_cut_link_delays_work_and_loses_none(fleet):

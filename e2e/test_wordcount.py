@@ -20,7 +20,9 @@ def wc(folder):
 
 def count(cluster, folder, *flags):
     """What the example says."""
-    printed = cluster.tool("wordcount", folder, "--output", "json", *flags, env={"FLAME_PYTHON": sys.executable}).stdout
+    printed = cluster.tool(
+        "wordcount", folder, "--output", "json", *flags, env={"FLAME_PYTHON": sys.executable}
+    ).stdout
     report = json.loads(printed)
     totals = report.get("totals", report.get("total", report))
     return {key: totals[key] for key in ("lines", "words", "bytes")}

@@ -11,7 +11,11 @@ HERE, SITE = sys.argv[1:]
 
 def register(name):
     """Registers the service `HERE/NAME.py` under its name."""
-    attributes = {"command": "/usr/bin/python3", "arguments": [f"{HERE}/{name}.py"], "environments": {"PYTHONPATH": SITE}}
+    attributes = {
+        "command": "/usr/bin/python3",
+        "arguments": [f"{HERE}/{name}.py"],
+        "environments": {"PYTHONPATH": SITE},
+    }
     flamepy.register_application(name, attributes)
 
 

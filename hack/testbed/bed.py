@@ -159,8 +159,12 @@ def remove_stale(say=print):
 def check_host():
     """Raises `BedError` if this host or user cannot run nodes."""
     if os.geteuid() != 0:
-        raise BedError("nodes need root (namespaces, mounts): run `make e2e`, which uses sudo, or run as root")
-    missing = [tool for tool in ("systemd-nspawn", "ip", "nsenter", "mmdebstrap") if shutil.which(tool) is None]
+        raise BedError(
+            "nodes need root (namespaces, mounts): run `make e2e`, which uses sudo, or run as root"
+        )
+    missing = [
+        tool for tool in ("systemd-nspawn", "ip", "nsenter", "mmdebstrap") if shutil.which(tool) is None
+    ]
     if missing:
         raise BedError(f"missing: {', '.join(missing)}; run hack/setup.sh")
 
@@ -180,7 +184,10 @@ def start_time(pid):
 
 def _end_on_sigterm():
     """Makes SIGTERM unwind like Ctrl-C, so that `close` runs; a handler of somebody else is left alone."""
-    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+    if (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    ):
         signal.signal(signal.SIGTERM, _interrupt)
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from .bed import BedError, TestBed, beds, check_host, remove_stale
+from .bed import BedError, TestBed, beds, check_host
 from .command import CommandError
 from .node import NodeError
 from .tree import TreeError, ensure_tree
@@ -33,7 +33,9 @@ def _parser():
     add("tree", _tree, "make the Debian tree if it is not there, and print its path")
     up = add("up", _up, "boot nodes that stay until `down`")
     up.add_argument("--nodes", type=int, default=1, metavar="N", help="how many (default 1: node1)")
-    up.add_argument("--bind", action="append", default=[], metavar="HOST:INSIDE", help="show a host folder, read-only")
+    up.add_argument(
+        "--bind", action="append", default=[], metavar="HOST:INSIDE", help="show a host folder, read-only"
+    )
     listing = add("list", _list, "list the beds and their nodes")
     listing.add_argument("--output", choices=("table", "json"), default="table")
     _with_node(add("shell", _shell, "open a root shell in a node"))
@@ -92,7 +94,9 @@ def _list(arguments):
 
 def _shell(arguments):
     check_host()
-    words = _bed(arguments)[arguments.node].enter(["bash", "--login"], {"TERM": os.environ.get("TERM", "dumb")})
+    words = _bed(arguments)[arguments.node].enter(
+        ["bash", "--login"], {"TERM": os.environ.get("TERM", "dumb")}
+    )
     os.execvp(words[0], [str(word) for word in words])
 
 

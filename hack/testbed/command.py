@@ -53,12 +53,14 @@ def run(args, check=True, timeout=120, stdin=None, env=None, cwd=None):
     except subprocess.TimeoutExpired as late:
         out, err = (part.decode(errors="replace") if part else "" for part in (late.stdout, late.stderr))
         raise CommandError(Result(args, -1, out, f"{err}\nno end within {timeout} s")) from late
-    result = Result(args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+    result = Result(
+        args, done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+    )
     return result.check() if check else result
 
 
 def wait_until(condition, timeout=30.0, what="condition", interval=POLL_SECONDS):
-    """Returns the first true value of `condition()`; raises `TimeoutError` naming `what` and the last value."""
+    """Returns the first true value of `condition()`; raises `TimeoutError` that names `what`."""
     deadline = time.monotonic() + timeout
     while True:
         value = condition()
@@ -70,7 +72,7 @@ def wait_until(condition, timeout=30.0, what="condition", interval=POLL_SECONDS)
 
 
 def wait_for_exit(pid, timeout):
-    """Waits until process `pid` (ours or not) has ended; False if it is still there after `timeout` seconds."""
+    """Waits until process `pid` has ended; False if it is still there after `timeout` seconds."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

@@ -1,5 +1,6 @@
 """The network of one bed: a namespace per node and one that holds the bridge between them, no way outside."""
 
+import contextlib
 import os
 import signal
 
@@ -75,7 +76,5 @@ def _port(index):
 def _end_processes(name):
     """Ends what still runs inside a namespace of ours; nothing else can be in there."""
     for pid in run(["ip", "netns", "pids", name], check=False).stdout.split():
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
-        except ProcessLookupError:
-            pass

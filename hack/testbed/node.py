@@ -157,7 +157,7 @@ class Node:
         return ["nsenter", "--target", self.leader, "--all", "env", "-i", *words, *args]
 
     def run(self, args, check=True, timeout=120, stdin=None, env=None):
-        """Runs a command as root in the node; exit code 124 says that it was still running after `timeout` s."""
+        """Runs a command as root in the node; exit code 124: still running after `timeout` s."""
         limited = ["timeout", f"--kill-after={KILL_GRACE}", str(timeout), *map(str, args)]
         return run(self.enter(limited, env), check, timeout + 2 * KILL_GRACE, stdin)
 
@@ -218,4 +218,6 @@ class Node:
 
 def run_binary(args):
     """The bytes that a command on the host prints."""
-    return subprocess.run([str(a) for a in args], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE).stdout
+    return subprocess.run(
+        [str(a) for a in args], check=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ).stdout

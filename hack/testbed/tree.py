@@ -1,4 +1,4 @@
-"""The Debian tree that all nodes share read-only: made once by mmdebstrap, kept in a cache outside the clone."""
+"""The Debian tree that all nodes share read-only: made once by mmdebstrap, kept outside the clone."""
 
 import contextlib
 import fcntl
@@ -40,7 +40,7 @@ def cache_dir():
 
 
 def ensure_tree(say=print):
-    """The path of the finished tree; makes it first if it is not there. Safe to call from several processes."""
+    """The path of the finished tree; makes it first if it is not there. Safe for several processes."""
     key = hashlib.sha256(repr((SUITE, PACKAGES, RECIPE)).encode()).hexdigest()[:12]
     trees = cache_dir() / "trees"
     tree = trees / f"{SUITE}-{key}"
@@ -70,7 +70,7 @@ def _build(tree):
     work.chmod(0o755)
     try:
         command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        command += ["--aptopt=Acquire::Languages \"none\"", "--aptopt=Acquire::Retries \"3\""]
+        command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
         command += [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("man", "locale")]
         result = run([*command, SUITE, work / "root"], check=False, timeout=BUILD_SECONDS)
         if not result.ok:
