@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Measures a cluster on this machine for each storage: tasks per second, latency, memory of the daemons.
 
-Installs the binaries in FLAME_BIN_DIR (release, please) into a private folder, starts a cluster on free ports,
-warms it up, runs the benchmark mode of flmping, and removes everything. Prints a table, or JSON for programs.
+Installs the binaries in FLAME_BIN_DIR (release, please) into a private folder, starts a cluster on free
+ports, warms it up, runs the benchmark mode of flmping, and removes everything. Prints a table, or JSON for
+programs.
 """
 
 import argparse
