@@ -34,6 +34,8 @@ esac
 PREFIX=$(realpath -m "$PREFIX")
 RUN=$PREFIX/run
 CONFIG=$PREFIX/conf/flame-cluster.yaml
+# Says that this script made the installation, so that `clean` may remove the data that uninstall keeps.
+MARKER=$PREFIX/.local-test
 
 # The address that an installation was made for; nothing if there is none.
 installed_endpoint() {
@@ -128,6 +130,7 @@ cmd_install() {
     fi
     "$from/flmadm" install --all --no-systemd --skip-build --force \
         --bin-dir "$from" --src-dir "$FLAME_ROOT" --prefix "$PREFIX" --endpoint "$FLAME_ENDPOINT"
+    touch "$MARKER"
     say "installed into $PREFIX, endpoint $FLAME_ENDPOINT; next: $0 start"
 }
 
@@ -277,18 +280,19 @@ remove_installation() {
 # What this script itself made below the prefix.
 remove_runtime() {
     rm -rf "$(socket_dir)" "$RUN"
+    if [ "$(find "$PREFIX" -mindepth 1 2>/dev/null)" = "$MARKER" ]; then rm "$MARKER"; fi
     rmdir "$PREFIX" 2>/dev/null || true
 }
 
 cmd_clean() {
-    local ours=
-    if installed || [ -d "$RUN" ]; then ours=yes; fi
     remove_installation --no-backup
-    if [ -n "$ours" ]; then
-        rm -rf "$PREFIX/logs" "$PREFIX/work" "$PREFIX/data" "$PREFIX/conf"
+    if [ -e "$MARKER" ]; then
+        rm -rf "$PREFIX/logs" "$PREFIX/work" "$PREFIX/data" "$PREFIX/conf" "$MARKER"
         rmdir "$PREFIX" 2>/dev/null || true
     fi
-    if [ -e "$PREFIX" ]; then warn "kept, because it is not ours: $(find "$PREFIX" -mindepth 1 -maxdepth 1 | tr '\n' ' ')"; fi
+    if [ -e "$PREFIX" ]; then
+        warn "kept, because it is not ours: $(find "$PREFIX" -mindepth 1 -maxdepth 1 | tr '\n' ' ')"
+    fi
 }
 
 command=${1:-help}

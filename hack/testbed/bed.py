@@ -1,6 +1,7 @@
 """A bed: some nodes, the network between them, and the clean-up of everything whatever happens."""
 
 import atexit
+import contextlib
 import json
 import os
 import secrets
@@ -142,7 +143,11 @@ def runs_dir():
 
 def beds():
     """All beds on this host, running or left behind."""
-    return [TestBed.load(path.parent) for path in sorted(runs_dir().glob(f"*/{STATE}"))]
+    found = []
+    for path in sorted(runs_dir().glob(f"*/{STATE}")):
+        with contextlib.suppress(FileNotFoundError):  # its owner has just removed it
+            found.append(TestBed.load(path.parent))
+    return found
 
 
 def remove_stale(say=print):
