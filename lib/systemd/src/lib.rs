@@ -2,6 +2,8 @@
 //! and the service manager over D-Bus.
 
 pub mod logging;
+pub mod manager;
 pub mod notify;
 
+pub use manager::Systemd;
 pub use notify::Notifier;

@@ -1,4 +1,5 @@
 //! What really arrives at a service manager's socket.
+#![allow(clippy::expect_used)] // a test may fail that way; clippy only knows functions marked as tests
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
