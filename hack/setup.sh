@@ -35,6 +35,7 @@ check_python() {
 
 check_test() {
     need mmdebstrap have mmdebstrap
+    need debian-archive-keyring test -e /usr/share/keyrings/debian-archive-keyring.gpg
     need systemd-container have systemd-nspawn
     need iproute2 have ip
     need util-linux have nsenter
@@ -53,7 +54,7 @@ install_packages() {
     say "installing Debian packages: ${packages[*]}"
     "${as_root[@]}" apt-get update -qq
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -y -qq --no-install-recommends "${packages[@]}" </dev/null
+        apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends "${packages[@]}" </dev/null
 }
 
 install_components() {
