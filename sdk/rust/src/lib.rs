@@ -1,1 +1,47 @@
-//! Rust SDK of Flame.
+//! Rust SDK of Flame: clients that run tasks, and the services that carry them out.
+//!
+//! A client connects, opens a session of an application and invokes tasks:
+//!
+//! ```no_run
+//! use flame_rs::{Client, SessionOptions};
+//!
+//! # async fn example() -> Result<(), flame_rs::Error> {
+//! let client = Client::connect_default().await?;
+//! let session = client.create_session(SessionOptions::new("flmping")).await?;
+//!
+//! // One after the other ...
+//! let output = session.invoke(None).await?;
+//! println!("{}", String::from_utf8_lossy(&output.unwrap_or_default()));
+//!
+//! // ... or many at a time.
+//! let tasks: Vec<_> = (0..10).map(|_| session.submit(None)).collect();
+//! for task in tasks {
+//!     task.await?;
+//! }
+//! session.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A service is a program that Flame's node agent starts; see [`service`].
+
+pub mod client;
+pub mod error;
+pub mod service;
+pub mod session;
+pub mod task;
+
+mod backoff;
+
+pub use bytes::Bytes;
+pub use client::{Client, ClientOptions};
+pub use error::Error;
+pub use flame_core::config::ClientConfig;
+/// The messages of the wire contract: what `get` and `list` answer.
+pub use flame_rpc::v1;
+pub use session::{Session, SessionOptions};
+pub use task::{TaskFuture, TaskStream};
+
+/// Largest message that clients and services of this SDK send and take, in bytes. It is above the
+/// session manager's own limit, so that the manager's error is the one that is seen.
+pub const MAX_MESSAGE_SIZE: usize = 256 * 1024 * 1024;

@@ -1,0 +1,209 @@
+//! The connection to a session manager.
+
+mod applications;
+mod cluster;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use flame_core::config::ClientConfig;
+use flame_rpc::channel;
+use flame_rpc::v1;
+use flame_rpc::v1::frontend_client::FrontendClient;
+use tonic::Status;
+use tonic::transport::Channel;
+
+use crate::error::Error;
+use crate::{MAX_MESSAGE_SIZE, Session, SessionOptions};
+
+/// A restart of the session manager, or of the machine it runs on, is over within this time.
+const RECONNECT_LIMIT: Duration = Duration::from_secs(120);
+
+/// How a [`Client`] behaves.
+#[derive(Debug, Clone)]
+pub struct ClientOptions {
+    /// HTTP/2 connections to spread requests over; one is right for all but many thousands of
+    /// tasks per second. At least 1.
+    pub connections: usize,
+    /// How long a lost connection is tried again for tasks under way, before they are given up.
+    pub reconnect_limit: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self {
+            connections: 1,
+            reconnect_limit: RECONNECT_LIMIT,
+        }
+    }
+}
+
+/// A connection to a session manager. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    frontends: Vec<FrontendClient<Channel>>,
+    next: AtomicUsize,
+    options: ClientOptions,
+}
+
+impl Client {
+    /// Connects as `~/.flame/flame.yaml` (if there is one) and the environment say, or else to
+    /// the session manager of this machine.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a wrong file or variable, and as [`Client::connect`].
+    pub async fn connect_default() -> Result<Self, Error> {
+        Self::connect_file(None).await
+    }
+
+    /// As [`Client::connect_default`], with another file.
+    ///
+    /// # Errors
+    /// As [`Client::connect_default`]; the file must exist.
+    pub async fn connect_file(path: Option<&Path>) -> Result<Self, Error> {
+        Self::connect(&ClientConfig::load(path)?).await
+    }
+
+    /// Connects to the session manager that `config` names.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] if nobody answers there, or if TLS cannot be set up.
+    pub async fn connect(config: &ClientConfig) -> Result<Self, Error> {
+        Self::connect_with(config, ClientOptions::default()).await
+    }
+
+    /// As [`Client::connect`], with options.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect_with(config: &ClientConfig, options: ClientOptions) -> Result<Self, Error> {
+        let mut frontends = Vec::new();
+        for _ in 0..options.connections.max(1) {
+            let channel = channel::connect(&config.endpoint.url(), config.ca_file.as_deref()).await?;
+            let frontend = FrontendClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_SIZE)
+                .max_encoding_message_size(MAX_MESSAGE_SIZE);
+            frontends.push(frontend);
+        }
+        Ok(Self {
+            shared: Arc::new(Shared {
+                frontends,
+                next: AtomicUsize::new(0),
+                options,
+            }),
+        })
+    }
+
+    /// Creates a session.
+    ///
+    /// # Errors
+    /// [`Error::Name`] for an id that is not valid, [`Error::Rpc`] with `NotFound` for an unknown
+    /// application and with `AlreadyExists` for an id that is taken.
+    pub async fn create_session(&self, options: SessionOptions) -> Result<Session, Error> {
+        let (id, spec) = options.into_request()?;
+        let application = spec.application.clone();
+        let request = v1::CreateSessionRequest {
+            session_id: id,
+            session: Some(spec),
+        };
+        let answer = self.frontend().create_session(request).await;
+        let doing = || format!("create a session of application {application}");
+        Session::new(self.clone(), took(answer, doing)?, doing)
+    }
+
+    /// Opens the session `id`: the existing one, or if there is none and `options` are given a new
+    /// one. An existing one must fit the options.
+    ///
+    /// # Errors
+    /// [`Error::Rpc`] with `NotFound` if there is none and no options are given, and with
+    /// `InvalidArgument` if it is closed or does not fit.
+    pub async fn open_session(&self, id: &str, options: Option<SessionOptions>) -> Result<Session, Error> {
+        let spec = match options {
+            Some(options) => Some(options.id(id).into_request()?.1),
+            None => None,
+        };
+        let request = v1::OpenSessionRequest {
+            session_id: id.to_owned(),
+            session: spec,
+        };
+        let answer = self.frontend().open_session(request).await;
+        let doing = || format!("open session {id}");
+        Session::new(self.clone(), took(answer, doing)?, doing)
+    }
+
+    /// The session `id` as the server knows it, open or closed.
+    ///
+    /// # Errors
+    /// [`Error::Rpc`] with `NotFound` if there is none.
+    pub async fn get_session(&self, id: &str) -> Result<v1::Session, Error> {
+        let request = v1::GetSessionRequest {
+            session_id: id.to_owned(),
+        };
+        took(self.frontend().get_session(request).await, || {
+            format!("get session {id}")
+        })
+    }
+
+    /// All sessions, closed ones too.
+    ///
+    /// # Errors
+    /// [`Error::Rpc`] and [`Error::Lost`].
+    pub async fn list_sessions(&self) -> Result<Vec<v1::Session>, Error> {
+        let answer = self.frontend().list_session(v1::ListSessionRequest {}).await;
+        Ok(took(answer, || "list the sessions".to_owned())?.sessions)
+    }
+
+    /// Closes session `id`: its pending tasks are cancelled. Closing a closed session succeeds.
+    ///
+    /// # Errors
+    /// [`Error::Rpc`] with `NotFound` if there is none, and with another code while tasks run.
+    pub async fn close_session(&self, id: &str) -> Result<v1::Session, Error> {
+        let request = v1::CloseSessionRequest {
+            session_id: id.to_owned(),
+        };
+        took(self.frontend().close_session(request).await, || {
+            format!("close session {id}")
+        })
+    }
+
+    /// Deletes the closed session `id` and its tasks.
+    ///
+    /// # Errors
+    /// [`Error::Rpc`] if there is none or if it is open.
+    pub async fn delete_session(&self, id: &str) -> Result<v1::Session, Error> {
+        let request = v1::DeleteSessionRequest {
+            session_id: id.to_owned(),
+        };
+        took(self.frontend().delete_session(request).await, || {
+            format!("delete session {id}")
+        })
+    }
+
+    /// One of the connections, by turns.
+    pub(crate) fn frontend(&self) -> FrontendClient<Channel> {
+        let frontends = &self.shared.frontends;
+        let turn = self.shared.next.fetch_add(1, Ordering::Relaxed) % frontends.len();
+        frontends[turn].clone()
+    }
+
+    pub(crate) fn reconnect_limit(&self) -> Duration {
+        self.shared.options.reconnect_limit
+    }
+}
+
+/// The answer without its envelope, or what the failure means. `doing` is only asked for then.
+pub(crate) fn took<T>(
+    answer: Result<tonic::Response<T>, Status>,
+    doing: impl FnOnce() -> String,
+) -> Result<T, Error> {
+    answer
+        .map(tonic::Response::into_inner)
+        .map_err(|status| Error::from_status(doing(), &status))
+}
