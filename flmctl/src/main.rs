@@ -1,2 +1,115 @@
-//! .
-fn main() {}
+//! `flmctl`, the user command line of Flame. It speaks the Frontend service and nothing else.
+
+mod cli;
+mod client;
+mod commands;
+mod details;
+mod error;
+mod format;
+#[cfg(test)]
+mod golden;
+mod manifest;
+mod model;
+mod printer;
+mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use flame_core::config::ClientConfig;
+
+use cli::{Cli, Command, Create, Format, Global, Watch};
+use client::Client;
+use commands::{apply, create, docs, end, list, view, watch};
+use error::{CtlError, EXIT_FAILED, EXIT_INTERRUPTED};
+use printer::Printer;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let format = cli.global.output;
+    // One request at a time needs one thread.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = writeln!(std::io::stderr(), "error: cannot start: {error}");
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    let outcome = runtime.block_on(until_interrupted(cli));
+    // A read of standard input cannot be cancelled; it must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        None => ExitCode::from(EXIT_INTERRUPTED),
+        Some(Ok(())) => ExitCode::SUCCESS,
+        Some(Err(error)) if error.is_broken_pipe() => ExitCode::SUCCESS,
+        Some(Err(error)) => {
+            let text = if format == Format::Json {
+                error.json()
+            } else {
+                error.text()
+            };
+            let _ = writeln!(std::io::stderr(), "{text}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Runs the command; nothing if Ctrl-C came first.
+async fn until_interrupted(cli: Cli) -> Option<Result<(), CtlError>> {
+    tokio::select! {
+        result = run(cli) => Some(result),
+        Ok(()) = tokio::signal::ctrl_c() => None,
+    }
+}
+
+/// Checks the arguments first, so that wrong usage is told apart from a cluster that is down.
+async fn run(cli: Cli) -> Result<(), CtlError> {
+    let Cli { global, command } = cli;
+    let printer = Printer::new(global.output, global.no_color);
+    match command {
+        Command::Version => docs::version(&printer),
+        Command::Completion { shell } => docs::completion(&printer, shell),
+        Command::Man { dir } => docs::man(&printer, dir.as_deref()),
+        Command::List(args) => {
+            let query = list::Query::new(args)?;
+            list::run(&connect(&global).await?, &printer, &query).await
+        }
+        Command::View(args) => {
+            let target = view::Target::new(&args)?;
+            view::run(&connect(&global).await?, &printer, &target, &args).await
+        }
+        Command::Create(Create::Session(args)) => {
+            create::session(&connect(&global).await?, &printer, args).await
+        }
+        Command::Create(Create::Task(args)) => create::task(&connect(&global).await?, &printer, args).await,
+        Command::Close(args) => {
+            let ids = end::ids(args)?;
+            end::run(&connect(&global).await?, &printer, end::End::Close, &ids).await
+        }
+        Command::Delete(args) => {
+            let ids = end::ids(args)?;
+            end::run(&connect(&global).await?, &printer, end::End::Delete, &ids).await
+        }
+        Command::Register(args) => {
+            let source = apply::Source::new(args)?;
+            apply::register(&connect(&global).await?, &printer, source).await
+        }
+        Command::Update(args) => {
+            let source = apply::Source::new(args)?;
+            apply::update(&connect(&global).await?, &printer, source).await
+        }
+        Command::Unregister(args) => {
+            let names = apply::names(args)?;
+            apply::unregister(&connect(&global).await?, &printer, &names).await
+        }
+        Command::Watch(Watch::Task { id, session }) => {
+            watch::task(&connect(&global).await?, &printer, &session, &id).await
+        }
+    }
+}
+
+async fn connect(global: &Global) -> Result<Client, CtlError> {
+    let config = ClientConfig::load(global.config.as_deref())?;
+    Client::connect(&config, global.endpoint.as_ref()).await
+}

@@ -88,7 +88,10 @@ fn load<T>(path: &Path, parse: impl FnOnce(&str) -> Result<T, ConfigError>) -> R
 }
 
 /// Reads YAML into `T`. `known` lists all keys with their parents; elements of a list are `*`.
-fn from_yaml<T: DeserializeOwned>(text: &str, known: &[&str]) -> Result<T, ConfigError> {
+///
+/// # Errors
+/// [`ConfigError::Syntax`] or [`ConfigError::UnknownKey`].
+pub fn from_yaml<T: DeserializeOwned>(text: &str, known: &[&str]) -> Result<T, ConfigError> {
     let mut unknown = Vec::new();
     let parsed = serde_saphyr::with_deserializer_from_str(text, |deserializer| {
         serde_ignored::deserialize(deserializer, |path| unknown.push(path.to_string()))

@@ -1,0 +1,416 @@
+//! What is shown: the wire's messages as plain values. Their JSON form is a contract with scripts
+//! (docs/flmctl.md): add fields, never rename or remove one.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use flame_rpc::v1;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::format;
+
+/// Unix milliseconds; in JSON RFC 3339 in UTC, or null for "never".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Time(pub(crate) i64);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        format::rfc3339(self.0).serialize(serializer)
+    }
+}
+
+/// Something that happened to a task or a session.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Event {
+    pub(crate) code: i32,
+    pub(crate) message: Option<String>,
+    pub(crate) creation_time: Time,
+}
+
+/// An application.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Application {
+    pub(crate) name: String,
+    pub(crate) state: String,
+    pub(crate) shim: String,
+    pub(crate) description: Option<String>,
+    pub(crate) labels: Vec<String>,
+    pub(crate) image: Option<String>,
+    pub(crate) command: Option<String>,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environments: BTreeMap<String, String>,
+    pub(crate) working_directory: Option<String>,
+    pub(crate) max_instances: Option<u32>,
+    pub(crate) delay_release_seconds: Option<i64>,
+    pub(crate) schema: Schema,
+    pub(crate) url: Option<String>,
+    pub(crate) installer: Option<String>,
+    pub(crate) creation_time: Time,
+}
+
+/// JSON Schema documents of an application, as text.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct Schema {
+    pub(crate) input: Option<String>,
+    pub(crate) output: Option<String>,
+    pub(crate) common_data: Option<String>,
+}
+
+/// A session without its payload.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Session {
+    pub(crate) id: String,
+    pub(crate) application: String,
+    pub(crate) state: String,
+    pub(crate) priority: u32,
+    pub(crate) min_instances: u32,
+    pub(crate) max_instances: Option<u32>,
+    pub(crate) batch_size: u32,
+    pub(crate) resreq: Option<Resources>,
+    pub(crate) tasks: Counts,
+    pub(crate) creation_time: Time,
+    pub(crate) completion_time: Option<Time>,
+    pub(crate) common_data_size: Option<usize>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// A session with its payload, for `view`: in a list the payloads of all sessions would be too much.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SessionDetails {
+    #[serde(flatten)]
+    pub(crate) session: Session,
+    #[serde(flatten, serialize_with = "common_data")]
+    pub(crate) common_data: Option<Bytes>,
+}
+
+/// How many tasks of a session are in each state.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Counts {
+    pub(crate) pending: i32,
+    pub(crate) running: i32,
+    pub(crate) succeed: i32,
+    pub(crate) failed: i32,
+    pub(crate) cancelled: i32,
+}
+
+/// A task with its payloads.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Task {
+    pub(crate) id: String,
+    pub(crate) session_id: String,
+    pub(crate) state: String,
+    pub(crate) creation_time: Time,
+    pub(crate) completion_time: Option<Time>,
+    #[serde(flatten, serialize_with = "input")]
+    pub(crate) input: Option<Bytes>,
+    #[serde(flatten, serialize_with = "output")]
+    pub(crate) output: Option<Bytes>,
+    pub(crate) events: Vec<Event>,
+    #[serde(skip)]
+    pub(crate) wire_state: v1::TaskState,
+}
+
+/// A node.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) hostname: String,
+    pub(crate) state: String,
+    pub(crate) capacity: Resources,
+    pub(crate) allocatable: Resources,
+    pub(crate) arch: String,
+    pub(crate) os: String,
+    pub(crate) addresses: Vec<Address>,
+    pub(crate) last_heartbeat_time: Time,
+}
+
+/// One address of a node.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Address {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) address: String,
+}
+
+/// An executor.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Executor {
+    pub(crate) id: String,
+    pub(crate) node: String,
+    pub(crate) state: String,
+    pub(crate) session_id: Option<String>,
+    pub(crate) resreq: Resources,
+    pub(crate) shim: String,
+}
+
+/// Whole CPUs, bytes of memory, whole devices.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Resources {
+    pub(crate) cpu: u64,
+    pub(crate) memory: u64,
+    pub(crate) gpu: i32,
+}
+
+impl From<v1::ResourceRequirement> for Resources {
+    fn from(wire: v1::ResourceRequirement) -> Self {
+        Self {
+            cpu: wire.cpu,
+            memory: wire.memory,
+            gpu: wire.gpu,
+        }
+    }
+}
+
+impl std::fmt::Display for Resources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "cpu={},mem={},gpu={}",
+            self.cpu,
+            flame_core::size::format(self.memory),
+            self.gpu
+        )
+    }
+}
+
+impl From<v1::Event> for Event {
+    fn from(wire: v1::Event) -> Self {
+        Self {
+            code: wire.code,
+            message: wire.message,
+            creation_time: Time(wire.creation_time),
+        }
+    }
+}
+
+impl From<v1::Application> for Application {
+    fn from(wire: v1::Application) -> Self {
+        let spec = wire.spec.unwrap_or_default();
+        let status = wire.status.unwrap_or_default();
+        let schema = spec.schema.unwrap_or_default();
+        Self {
+            name: name(wire.metadata),
+            state: state::<v1::ApplicationState>(status.state),
+            shim: state::<v1::Shim>(spec.shim),
+            description: spec.description,
+            labels: spec.labels,
+            image: spec.image,
+            command: spec.command,
+            arguments: spec.arguments,
+            environments: spec
+                .environments
+                .into_iter()
+                .map(|env| (env.name, env.value))
+                .collect(),
+            working_directory: spec.working_directory,
+            max_instances: spec.max_instances,
+            delay_release_seconds: spec.delay_release,
+            schema: Schema {
+                input: schema.input,
+                output: schema.output,
+                common_data: schema.common_data,
+            },
+            url: spec.url,
+            installer: spec.installer,
+            creation_time: Time(status.creation_time),
+        }
+    }
+}
+
+impl From<v1::Session> for SessionDetails {
+    fn from(wire: v1::Session) -> Self {
+        let spec = wire.spec.unwrap_or_default();
+        let status = wire.status.unwrap_or_default();
+        let session = Session {
+            id: name(wire.metadata),
+            application: spec.application,
+            state: state::<v1::SessionState>(status.state),
+            priority: spec.priority,
+            min_instances: spec.min_instances,
+            max_instances: spec.max_instances,
+            batch_size: spec.batch_size,
+            resreq: spec.resreq.map(Resources::from),
+            tasks: Counts {
+                pending: status.pending,
+                running: status.running,
+                succeed: status.succeed,
+                failed: status.failed,
+                cancelled: status.cancelled,
+            },
+            creation_time: Time(status.creation_time),
+            completion_time: status.completion_time.map(Time),
+            common_data_size: spec.common_data.as_ref().map(Bytes::len),
+            events: status.events.into_iter().map(Event::from).collect(),
+        };
+        Self {
+            session,
+            common_data: spec.common_data,
+        }
+    }
+}
+
+impl From<v1::Task> for Task {
+    fn from(wire: v1::Task) -> Self {
+        let spec = wire.spec.unwrap_or_default();
+        let status = wire.status.unwrap_or_default();
+        Self {
+            id: name(wire.metadata),
+            session_id: spec.session_id,
+            state: state::<v1::TaskState>(status.state),
+            creation_time: Time(status.creation_time),
+            completion_time: status.completion_time.map(Time),
+            input: spec.input,
+            output: spec.output,
+            wire_state: status.state(),
+            events: status.events.into_iter().map(Event::from).collect(),
+        }
+    }
+}
+
+impl Task {
+    /// Whether the task has ended.
+    pub(crate) fn is_terminal(&self) -> bool {
+        flame_core::state::TaskState::from(self.wire_state).is_terminal()
+    }
+
+    /// The error text of a task that failed, from its events.
+    pub(crate) fn failure(&self) -> Option<&str> {
+        let failed = self
+            .events
+            .iter()
+            .rev()
+            .find(|event| event.code == v1::TaskState::Failed as i32);
+        failed
+            .and_then(|event| event.message.as_deref())
+            .filter(|message| !message.is_empty())
+    }
+}
+
+impl From<v1::Node> for Node {
+    fn from(wire: v1::Node) -> Self {
+        let status = wire.status.unwrap_or_default();
+        let info = status.info.unwrap_or_default();
+        let address = |wire: v1::NodeAddress| Address {
+            kind: wire.r#type,
+            address: wire.address,
+        };
+        Self {
+            name: name(wire.metadata),
+            hostname: wire.spec.unwrap_or_default().hostname,
+            state: state::<v1::NodeState>(status.state),
+            capacity: status.capacity.unwrap_or_default().into(),
+            allocatable: status.allocatable.unwrap_or_default().into(),
+            arch: info.arch,
+            os: info.os,
+            addresses: status.addresses.into_iter().map(address).collect(),
+            last_heartbeat_time: Time(status.last_heartbeat_time),
+        }
+    }
+}
+
+impl From<v1::Executor> for Executor {
+    fn from(wire: v1::Executor) -> Self {
+        let spec = wire.spec.unwrap_or_default();
+        let status = wire.status.unwrap_or_default();
+        Self {
+            id: name(wire.metadata),
+            node: spec.node,
+            state: state::<v1::ExecutorState>(status.state),
+            session_id: status.session_id.filter(|id| !id.is_empty()),
+            resreq: spec.resreq.unwrap_or_default().into(),
+            shim: state::<v1::Shim>(spec.shim),
+        }
+    }
+}
+
+fn name(metadata: Option<v1::Metadata>) -> String {
+    let metadata = metadata.unwrap_or_default();
+    if metadata.id.is_empty() {
+        metadata.name
+    } else {
+        metadata.id
+    }
+}
+
+/// The enums of the wire by name, without the prefix that protobuf asked for.
+pub(crate) trait WireState: TryFrom<i32> {
+    /// All names, for messages about wrong ones.
+    const NAMES: &'static [&'static str];
+    /// Name of the state.
+    fn wire_name(&self) -> &'static str;
+}
+
+macro_rules! wire_states {
+    ($($kind:ident, $prefix:literal, [$($name:literal),*];)*) => { $(
+        impl WireState for v1::$kind {
+            const NAMES: &'static [&'static str] = &[$($name),*];
+            fn wire_name(&self) -> &'static str {
+                let name = self.as_str_name();
+                name.strip_prefix($prefix).unwrap_or(name)
+            }
+        }
+    )* };
+}
+
+wire_states! {
+    ApplicationState, "", ["Enabled", "Disabled"];
+    SessionState, "", ["Open", "Closed"];
+    TaskState, "", ["Pending", "Running", "Succeed", "Failed", "Cancelled"];
+    NodeState, "", ["Unknown", "Ready", "NotReady"];
+    ExecutorState, "Executor", ["Unknown", "Void", "Idle", "Binding", "Bound", "Unbinding", "Releasing", "Released"];
+    Shim, "", ["Host", "Wasm"];
+}
+
+/// Name of a state's number; a newer server may know more than we do.
+fn state<S: WireState>(number: i32) -> String {
+    S::try_from(number).map_or_else(
+        |_| format!("Unknown({number})"),
+        |state| state.wire_name().to_owned(),
+    )
+}
+
+fn common_data<S: Serializer>(data: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+    payload(
+        ["common_data", "common_data_text", "common_data_size"],
+        data.as_deref(),
+        false,
+        serializer,
+    )
+}
+
+fn input<S: Serializer>(data: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+    payload(
+        ["input", "input_text", "input_size"],
+        data.as_deref(),
+        true,
+        serializer,
+    )
+}
+
+fn output<S: Serializer>(data: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+    payload(
+        ["output", "output_text", "output_size"],
+        data.as_deref(),
+        true,
+        serializer,
+    )
+}
+
+/// A payload is up to three fields: base64, text if it is UTF-8 (else null), and the size if asked for.
+fn payload<S: Serializer>(
+    [data_key, text_key, size_key]: [&'static str; 3],
+    data: Option<&[u8]>,
+    with_size: bool,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    map.serialize_entry(data_key, &data.map(|data| STANDARD.encode(data)))?;
+    map.serialize_entry(text_key, &data.and_then(|data| std::str::from_utf8(data).ok()))?;
+    if with_size {
+        map.serialize_entry(size_key, &data.map(<[u8]>::len))?;
+    }
+    map.end()
+}
