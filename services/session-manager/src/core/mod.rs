@@ -1,0 +1,267 @@
+//! The session manager's state machine: applications, sessions, tasks, nodes, executors and the
+//! scheduler. It does no I/O, has no clock and no randomness: every method is given the time and
+//! leaves what has to happen in [`Effects`]. The shell (`crate::engine`) makes the effects real.
+
+mod applications;
+mod close;
+mod error;
+mod executors;
+mod model;
+mod nodes;
+mod policy;
+mod reconcile;
+mod scheduler;
+mod sessions;
+mod tasks;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use flame_core::config::cluster::{Limits, Policy};
+use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, TaskId};
+use flame_rpc::{node, v1};
+
+pub use error::CoreError;
+pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
+pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, Node, Session, Task, TaskPhase};
+
+use crate::store::{Record, Snapshot};
+
+/// Number of a link between an agent and this process; a later link has a higher number.
+pub type LinkId = u64;
+
+/// A moment: the wall clock for what people read, the monotonic clock for what waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Unix milliseconds. May jump.
+    pub wall: i64,
+    /// Time since some fixed moment. Never goes back.
+    pub mono: Duration,
+}
+
+/// What the core is told once.
+#[derive(Debug, Clone)]
+pub struct CoreConfig {
+    /// Executor size of a session that names none.
+    pub default_resources: Resources,
+    /// Scheduling policies, the first one first.
+    pub policies: Vec<Policy>,
+    /// Bounds on sessions and executors.
+    pub limits: Limits,
+    /// Failures to bind after which a session gets no new executors.
+    pub bind_retries: u32,
+}
+
+/// What has to happen because of a command.
+#[derive(Debug, Default)]
+pub struct Effects {
+    /// To be made durable, in this order, before anything in `answers`, `updates` or a reply leaves.
+    pub records: Vec<Record>,
+    /// Messages to agents that need not wait: orders that are harmless if this process forgets them.
+    pub orders: Vec<(LinkId, node::ToAgent)>,
+    /// Messages to agents that promise something, so they wait for the records.
+    pub answers: Vec<(LinkId, node::ToAgent)>,
+    /// News for those who watch tasks.
+    pub updates: Vec<Arc<TaskRow>>,
+    /// Links to end after what was sent on them.
+    pub hang_up: Vec<LinkId>,
+    /// What an administrator wants to read in the log.
+    pub notices: Vec<Notice>,
+}
+
+/// A line for the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// How bad it is.
+    pub level: NoticeLevel,
+    /// A sentence.
+    pub text: String,
+    /// The session it is about.
+    pub session: Option<SessionId>,
+    /// The node it is about.
+    pub node: Option<NodeName>,
+    /// The executor it is about.
+    pub executor: Option<ExecutorId>,
+}
+
+/// How bad a [`Notice`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoticeLevel {
+    /// A thing done.
+    Info,
+    /// Something went wrong and was mended.
+    Warn,
+}
+
+impl Effects {
+    fn notice(&mut self, level: NoticeLevel, text: impl Into<String>) -> &mut Notice {
+        let notice = Notice { level, text: text.into(), session: None, node: None, executor: None };
+        let at = self.notices.len();
+        self.notices.push(notice);
+        &mut self.notices[at]
+    }
+
+    fn order(&mut self, link: LinkId, message: node::to_agent::Message) {
+        self.orders.push((link, node::ToAgent { message: Some(message) }));
+    }
+
+    fn answer(&mut self, link: LinkId, message: node::to_agent::Message) {
+        self.answers.push((link, node::ToAgent { message: Some(message) }));
+    }
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Core {
+    config: CoreConfig,
+    applications: BTreeMap<ApplicationName, Application>,
+    sessions: BTreeMap<SessionKey, Session>,
+    session_keys: HashMap<SessionId, SessionKey>,
+    nodes: BTreeMap<NodeName, Node>,
+    links: HashMap<LinkId, NodeName>,
+    executors: HashMap<ExecutorId, Executor>,
+    /// Sessions whose pending tasks may find an executor.
+    touched: BTreeSet<SessionKey>,
+    /// Something changed that the scheduler has to look at.
+    dirty: bool,
+    /// When the scheduler has to look again although nothing changed.
+    recheck_at: Option<Duration>,
+    generation: u32,
+    last_attempt: u32,
+    last_executor: u64,
+    last_session: SessionKey,
+}
+
+impl Core {
+    /// The state that `snapshot` describes. Tasks that ran are pending again: their agents
+    /// report them when they reconnect, see `reconcile.rs`.
+    #[must_use]
+    pub fn new(config: CoreConfig, snapshot: Snapshot) -> Self {
+        let mut core = Self {
+            config,
+            applications: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            session_keys: HashMap::new(),
+            nodes: BTreeMap::new(),
+            links: HashMap::new(),
+            executors: HashMap::new(),
+            touched: BTreeSet::new(),
+            dirty: true,
+            recheck_at: None,
+            generation: snapshot.generation,
+            last_attempt: 0,
+            last_executor: 0,
+            last_session: 0,
+        };
+        core.applications = snapshot.applications.into_iter().map(|app| (app.name.clone(), app)).collect();
+        for stored in snapshot.sessions {
+            let session = Session::restored(stored);
+            core.last_session = core.last_session.max(session.row.key);
+            core.session_keys.insert(session.row.id.clone(), session.row.key);
+            core.sessions.insert(session.row.key, session);
+        }
+        core
+    }
+
+    /// Does what became possible through the commands since the last call: hands out tasks,
+    /// starts and releases executors. To be called after each batch of commands, and at the
+    /// time that [`Core::next_deadline`] names.
+    pub fn settle(&mut self, now: Now, fx: &mut Effects) {
+        self.check_nodes(now, fx);
+        self.release_idle(now, fx);
+        for key in std::mem::take(&mut self.touched) {
+            self.dispatch(key, now, fx);
+        }
+        if self.dirty || self.recheck_is_due(now) {
+            self.dirty = false;
+            self.schedule(now, fx);
+        }
+        self.forget_old_sessions(fx);
+    }
+
+    /// When [`Core::settle`] has to be called even if nothing happens, on the monotonic clock.
+    #[must_use]
+    pub fn next_deadline(&self, now: Now) -> Option<Duration> {
+        let nodes = self.nodes.values().filter_map(|node| node.next_deadline(now));
+        let idle = self.executors.values().filter_map(|executor| self.idle_deadline(executor));
+        nodes.chain(idle).chain(self.recheck_at).min()
+    }
+
+    /// Numbers for the daemon's STATUS line.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let open = self.sessions.values().filter(|session| session.is_open());
+        let mut summary = Summary {
+            ready_nodes: self.nodes.values().filter(|node| node.takes_work()).count(),
+            nodes: self.nodes.len(),
+            executors: self.executors.len(),
+            ..Summary::default()
+        };
+        for session in open {
+            summary.open_sessions += 1;
+            summary.pending += session.pending.len();
+            summary.running += session.live.len() - session.pending.len();
+        }
+        summary
+    }
+
+    /// A number for the next hand-out of a task. It never comes again, also not after a restart.
+    fn next_attempt(&mut self) -> u64 {
+        self.last_attempt += 1;
+        (u64::from(self.generation) << 32) | u64::from(self.last_attempt)
+    }
+
+    fn session_key(&self, id: &str) -> Result<SessionKey, CoreError> {
+        self.session_keys.get(id).copied().ok_or_else(|| CoreError::NotFound(format!("session {id} not found")))
+    }
+
+    fn session(&self, id: &str) -> Result<&Session, CoreError> {
+        let key = self.session_key(id)?;
+        self.sessions.get(&key).ok_or_else(|| CoreError::NotFound(format!("session {id} not found")))
+    }
+}
+
+/// See [`Core::summary`].
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Summary {
+    /// Nodes that get work.
+    pub ready_nodes: usize,
+    /// All nodes that are known.
+    pub nodes: usize,
+    /// Executors in any state.
+    pub executors: usize,
+    /// Sessions that take tasks.
+    pub open_sessions: usize,
+    /// Tasks that wait.
+    pub pending: usize,
+    /// Tasks that were handed out.
+    pub running: usize,
+}
+
+/// A live task, or where to find it.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// Not ended.
+    Live(Arc<TaskRow>),
+    /// Ended, so it is in the store; if it is not there, it never was.
+    InStore(SessionKey),
+}
+
+/// Live tasks of a session; the others are in the store.
+#[derive(Debug, Clone)]
+pub struct LiveTasks {
+    /// Where the ended ones are.
+    pub key: SessionKey,
+    /// In the order of their ids.
+    pub tasks: Vec<TaskRow>,
+}
+
+fn metadata(name: &str) -> Option<v1::Metadata> {
+    Some(v1::Metadata { id: name.to_owned(), name: name.to_owned() })
+}
+
+/// A task's place: its session and its number there.
+pub type TaskKey = (SessionKey, TaskId);

@@ -1,0 +1,169 @@
+//! Nodes: connected, heard of, silent, gone.
+
+use flame_core::NodeName;
+use flame_core::state::NodeState;
+use flame_rpc::node::{self, from_agent, to_agent};
+use flame_rpc::v1;
+
+use super::model::{FORGET_AFTER, LOST_AFTER, SUSPECT_AFTER};
+use super::{Core, CoreError, Effects, LinkId, Node, NodeHello, NoticeLevel, Now};
+
+/// How often agents send a heartbeat, in milliseconds: three fit into the time after which a
+/// silent node is suspect.
+const HEARTBEAT_INTERVAL_MS: u32 = 5_000;
+
+impl Core {
+    /// A node's agent has connected. An older link of the same node is ended and counts no more.
+    pub fn node_connected(
+        &mut self,
+        link: LinkId,
+        cluster: &str,
+        hello: NodeHello,
+        executors: Vec<node::RunningExecutor>,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let name = hello.name.clone();
+        let old = self.nodes.remove(name.as_str());
+        if let Some(old_link) = old.as_ref().and_then(|old| old.link) {
+            self.links.remove(&old_link);
+            fx.hang_up.push(old_link);
+        }
+        let (epoch, known) = old.map_or((1, Default::default()), |old| (old.epoch + 1, (old.executors, old.used)));
+        let (allocatable, instance) = (hello.allocatable, hello.agent_instance.clone());
+        let node = Node {
+            hello,
+            state: NodeState::Ready,
+            link: Some(link),
+            epoch,
+            last_heard: now.mono,
+            last_heard_wall: now.wall,
+            executors: known.0,
+            used: known.1,
+        };
+        self.nodes.insert(name.clone(), node);
+        self.links.insert(link, name.clone());
+        let text = format!("node {name} is ready with {allocatable} (link {epoch}, agent {instance})");
+        fx.notice(NoticeLevel::Info, text).node = Some(name.clone());
+        fx.order(
+            link,
+            to_agent::Message::Welcome(node::Welcome {
+                cluster: cluster.to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                link_epoch: epoch,
+                heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
+                max_message_size: self.config.limits.max_message_size as u64,
+            }),
+        );
+        self.reconcile(&name, executors, now, fx);
+        // What could not run on the other nodes may run on this one.
+        for session in self.sessions.values_mut().filter(|session| session.paused) {
+            session.paused = false;
+            session.bind_failures = 0;
+            session.retry_at = None;
+        }
+        self.dirty = true;
+    }
+
+    /// A message of a connected agent, other than Hello. Messages on a link that is not the
+    /// node's current one are ignored.
+    pub fn node_message(&mut self, link: LinkId, message: from_agent::Message, now: Now, fx: &mut Effects) {
+        let Some(name) = self.links.get(&link).cloned() else { return };
+        let Some(node) = self.nodes.get_mut(name.as_str()) else { return };
+        node.last_heard = now.mono;
+        node.last_heard_wall = now.wall;
+        if node.state != NodeState::Ready {
+            node.state = NodeState::Ready;
+            self.dirty = true;
+            fx.notice(NoticeLevel::Info, format!("node {name} is heard of again")).node = Some(name.clone());
+        }
+        match message {
+            from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
+            from_agent::Message::Executor(update) => self.executor_update(update, now, fx),
+            from_agent::Message::Results(batch) => {
+                for done in batch.results {
+                    self.task_done(done, now, fx);
+                }
+                fx.answer(link, to_agent::Message::Ack(node::ResultAck { sequence: batch.sequence }));
+            }
+            from_agent::Message::Leave(leave) => self.node_left(&name, &leave.reason, now, fx),
+        }
+    }
+
+    /// A link has ended. The node has the time until it is lost to come back.
+    pub fn node_disconnected(&mut self, link: LinkId, fx: &mut Effects) {
+        let Some(name) = self.links.remove(&link) else { return };
+        if let Some(node) = self.nodes.get_mut(name.as_str()) {
+            node.link = None;
+            if node.state != NodeState::Left {
+                let text = format!("the link to node {name} ended");
+                fx.notice(NoticeLevel::Warn, text).node = Some(name);
+            }
+        }
+    }
+
+    /// All nodes, by name.
+    #[must_use]
+    pub fn list_nodes(&self) -> v1::NodeList {
+        v1::NodeList { nodes: self.nodes.values().map(Node::view).collect() }
+    }
+
+    /// One node.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn get_node(&self, name: &str) -> Result<v1::Node, CoreError> {
+        let found = self.nodes.get(name).map(Node::view);
+        found.ok_or_else(|| CoreError::NotFound(format!("node {name} not found")))
+    }
+
+    fn node_left(&mut self, name: &NodeName, reason: &str, now: Now, fx: &mut Effects) {
+        self.drop_executors(name, now, fx);
+        if let Some(node) = self.nodes.get_mut(name.as_str()) {
+            node.state = NodeState::Left;
+            if let Some(link) = node.link.take() {
+                self.links.remove(&link);
+                fx.hang_up.push(link);
+            }
+        }
+        fx.notice(NoticeLevel::Info, format!("node {name} left: {reason}")).node = Some(name.clone());
+    }
+
+    /// Nodes that were silent for too long become suspect, lost, forgotten.
+    pub(super) fn check_nodes(&mut self, now: Now, fx: &mut Effects) {
+        let mut lost = Vec::new();
+        let mut forgotten = Vec::new();
+        for (name, node) in &mut self.nodes {
+            let silent = now.mono.saturating_sub(node.last_heard);
+            match node.state {
+                NodeState::Ready if silent >= SUSPECT_AFTER => {
+                    node.state = NodeState::Suspect;
+                    let text = format!("node {name} is silent for {} s and gets no new work", silent.as_secs());
+                    fx.notice(NoticeLevel::Warn, text).node = Some(name.clone());
+                }
+                NodeState::Suspect if silent >= LOST_AFTER => {
+                    node.state = NodeState::Lost;
+                    lost.push(name.clone());
+                }
+                NodeState::Lost | NodeState::Left if silent >= FORGET_AFTER => forgotten.push(name.clone()),
+                _ => {}
+            }
+        }
+        for name in lost {
+            let text = format!("node {name} is lost; its tasks are given to others");
+            fx.notice(NoticeLevel::Warn, text).node = Some(name.clone());
+            self.drop_executors(&name, now, fx);
+        }
+        for name in forgotten {
+            self.nodes.remove(name.as_str());
+            self.links.retain(|_, node| *node != name);
+        }
+    }
+
+    fn drop_executors(&mut self, name: &NodeName, now: Now, fx: &mut Effects) {
+        let Some(node) = self.nodes.get(name.as_str()) else { return };
+        for executor in node.executors.clone() {
+            self.remove_executor(&executor, None, now, fx);
+        }
+    }
+}

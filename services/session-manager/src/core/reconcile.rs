@@ -1,0 +1,138 @@
+//! A node comes back: what its agent still runs is compared with what this core believes.
+//!
+//! Three things can have happened: messages were lost with the old link, the agent was started
+//! anew (it reports nothing), or this process was (it knows nothing, and adopts what is reported).
+
+use std::collections::BTreeMap;
+
+use flame_core::{ApplicationName, ExecutorId, NodeName, Resources};
+use flame_rpc::node::{self, RunningExecutor, to_agent::Message};
+
+use super::{Core, Effects, Executor, ExecutorState, NoticeLevel, Now, SessionKey, TaskPhase};
+
+impl Core {
+    pub(super) fn reconcile(&mut self, name: &NodeName, reported: Vec<RunningExecutor>, now: Now, fx: &mut Effects) {
+        let mut gone = self.nodes.get(name.as_str()).map(|node| node.executors.clone()).unwrap_or_default();
+        for running in reported {
+            gone.remove(running.executor_id.as_str());
+            let known = self.executors.get(running.executor_id.as_str()).map(|e| (e.id.clone(), e.node == *name));
+            match known {
+                Some((id, true)) => self.compare(&id, &running, now, fx),
+                _ => self.adopt(name, &running, now, fx),
+            }
+        }
+        for id in gone {
+            self.remove_executor(&id, None, now, fx);
+        }
+    }
+
+    /// An executor that both sides know: tasks that never arrived are requeued, and an order to
+    /// release it is repeated.
+    fn compare(&mut self, id: &ExecutorId, running: &RunningExecutor, now: Now, fx: &mut Effects) {
+        let Some(executor) = self.executors.get_mut(id.as_str()) else { return };
+        let has = |task: u64, attempt: u64| {
+            running.tasks.iter().any(|reported| reported.task_id == task && reported.attempt == attempt)
+        };
+        let missing: Vec<_> =
+            executor.tasks.iter().filter(|(task, attempt)| !has(**task, **attempt)).map(|(task, _)| *task).collect();
+        for task in &missing {
+            executor.tasks.remove(task);
+        }
+        let key = executor.session;
+        match executor.state {
+            ExecutorState::Releasing => {
+                executor.state = ExecutorState::Draining;
+                self.release(id, "it was to be released before the link was lost", fx);
+            }
+            ExecutorState::Binding if running.bound => {
+                executor.state = ExecutorState::Bound { since: now.mono, idle_since: None };
+            }
+            _ => {}
+        }
+        if !missing.is_empty() {
+            self.requeue(key, missing, None, now, fx);
+        }
+        self.executor_has_room_once(id, now, fx);
+    }
+
+    /// As `executor_has_room`, for an executor that may be listed as idle already.
+    fn executor_has_room_once(&mut self, id: &ExecutorId, now: Now, fx: &mut Effects) {
+        let Some(executor) = self.executors.get(id.as_str()) else { return };
+        let listed = self.sessions.get(&executor.session).is_some_and(|session| session.idle.contains(id));
+        if !listed {
+            self.executor_has_room(id.as_str(), now, fx);
+        }
+    }
+
+    /// An executor that only the agent knows: this process was started anew. If its session is
+    /// open, the executor goes on, with the attempts it has.
+    fn adopt(&mut self, name: &NodeName, running: &RunningExecutor, now: Now, fx: &mut Effects) {
+        match self.adoptable(name, running) {
+            Some((id, key, application)) => self.take_over(name, running, (id, key, application), now, fx),
+            None => {
+                let Some(link) = self.nodes.get(name.as_str()).and_then(|node| node.link) else { return };
+                let reason = "its session does not need it any more".to_owned();
+                let release = node::ReleaseExecutor { executor_id: running.executor_id.clone(), reason };
+                fx.order(link, Message::Release(release));
+            }
+        }
+    }
+
+    fn adoptable(&self, name: &NodeName, running: &RunningExecutor) -> Option<(ExecutorId, SessionKey, ApplicationName)> {
+        let id = ExecutorId::new(&running.executor_id).ok()?;
+        // The id of a live executor of another node would be a lie.
+        if self.executors.get(id.as_str()).is_some_and(|known| known.node != *name) {
+            return None;
+        }
+        let session = self.session(&running.session_id).ok().filter(|session| session.is_open())?;
+        let same = session.row.application.as_str() == running.application;
+        same.then(|| (id, session.row.key, session.row.application.clone()))
+    }
+
+    fn take_over(
+        &mut self,
+        name: &NodeName,
+        running: &RunningExecutor,
+        (id, key, application): (ExecutorId, SessionKey, ApplicationName),
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let mut tasks = BTreeMap::new();
+        for reported in &running.tasks {
+            let Some(task) = session.live.get_mut(&reported.task_id) else { continue };
+            if task.phase == TaskPhase::Pending {
+                task.phase = TaskPhase::Running { executor: id.clone(), attempt: reported.attempt };
+                task.started.get_or_insert(now.wall);
+                session.pending.remove(&reported.task_id);
+                tasks.insert(reported.task_id, reported.attempt);
+            }
+        }
+        let resources = running.resreq.as_ref().map_or(session.row.resources, Resources::from);
+        session.executors.insert(id.clone());
+        let executor = Executor {
+            id: id.clone(),
+            node: name.clone(),
+            session: key,
+            session_id: session.row.id.clone(),
+            application,
+            resources,
+            state: match running.bound {
+                true => ExecutorState::Bound { since: now.mono, idle_since: None },
+                false => ExecutorState::Binding,
+            },
+            tasks,
+            done: 1, // it was bound before, so its death is not a failure to bind
+        };
+        let notice = fx.notice(NoticeLevel::Info, format!("executor {id} goes on with {} tasks", executor.tasks.len()));
+        notice.session = Some(executor.session_id.clone());
+        notice.node = Some(name.clone());
+        notice.executor = Some(id.clone());
+        if let Some(node) = self.nodes.get_mut(name.as_str()) {
+            node.executors.insert(id.clone());
+            node.used = node.used.plus(&executor.resources);
+        }
+        self.executors.insert(id.clone(), executor);
+        self.executor_has_room(id.as_str(), now, fx);
+    }
+}

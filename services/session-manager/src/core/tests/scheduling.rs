@@ -1,0 +1,199 @@
+//! Who gets executors, where, and who has to give them back.
+
+use super::*;
+
+fn counts<const N: usize>(expected: [(&str, usize); N]) -> BTreeMap<String, usize> {
+    expected.into_iter().map(|(id, count)| (id.to_owned(), count)).collect()
+}
+
+#[test]
+fn one_pass_starts_all_that_fits_and_never_more() {
+    let mut bed = Bed::new();
+    bed.session("s", spec("app"));
+    bed.tasks("s", 10);
+    assert!(bed.started.is_empty(), "there is no node");
+    let link = bed.node("n", 4);
+    assert_eq!(bed.sessions_of_executors(), counts([("s", 4)]));
+    bed.bind_all(link);
+    assert_eq!(bed.handed.len(), 4, "one task each");
+    assert_eq!(bed.finish_handed(link), counts([("s", 4)]));
+    assert_eq!(bed.handed.len(), 4, "the next ones follow at once");
+}
+
+#[test]
+fn instances_are_bounded_by_demand_session_application_and_node() {
+    let bounded = |session: SessionSpec, application: ApplicationSpec, max_executors| {
+        let mut limited = config();
+        limited.limits.max_executors = max_executors;
+        let mut bed = Bed::with(limited, Snapshot::default());
+        bed.application("bounded", application);
+        bed.session("s", SessionSpec { application: "bounded".to_owned(), ..session });
+        bed.tasks("s", 5);
+        bed.node("n", 100);
+        bed.started.len()
+    };
+    let one = |max: Option<u32>| ApplicationSpec { max_instances: max, ..Default::default() };
+    assert_eq!(bounded(spec("app"), one(None), 128), 5);
+    assert_eq!(bounded(SessionSpec { max_instances: Some(2), ..spec("app") }, one(None), 128), 2);
+    assert_eq!(bounded(SessionSpec { min_instances: 7, ..spec("app") }, one(None), 128), 7);
+    assert_eq!(bounded(spec("app"), one(Some(3)), 128), 3);
+    assert_eq!(bounded(spec("app"), one(None), 4), 4);
+}
+
+#[test]
+fn higher_priority_is_served_first() {
+    let mut bed = Bed::new();
+    bed.session("low", spec("app"));
+    bed.session("high", SessionSpec { priority: 5, ..spec("app") });
+    bed.tasks("low", 5);
+    bed.tasks("high", 3);
+    bed.node("n", 4);
+    assert_eq!(bed.sessions_of_executors(), counts([("high", 3), ("low", 1)]));
+}
+
+#[test]
+fn equal_sessions_share_and_a_new_one_gets_its_share_between_tasks() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 4);
+    bed.session("first", spec("app"));
+    bed.tasks("first", 100);
+    bed.bind_all(link);
+    assert_eq!(bed.sessions_of_executors(), counts([("first", 4)]));
+    bed.session("second", spec("app"));
+    bed.tasks("second", 100);
+    assert!(bed.releasing.is_empty(), "a running task is not interrupted");
+    bed.finish_handed(link);
+    bed.release_all(link);
+    bed.bind_all(link);
+    assert_eq!(bed.sessions_of_executors(), counts([("first", 2), ("second", 2)]));
+    for _ in 0..10 {
+        assert_eq!(bed.finish_handed(link), counts([("first", 2), ("second", 2)]));
+        assert!(bed.releasing.is_empty(), "and so it stays");
+    }
+}
+
+/// Defect 24: idle executors of two sessions held all CPUs for delay_release.
+#[test]
+fn idle_executors_give_way_at_once() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 2);
+    for id in ["a", "b"] {
+        bed.session(id, spec("app"));
+        bed.tasks(id, 1);
+    }
+    bed.bind_all(link);
+    bed.finish_handed(link);
+    bed.session("c", spec("app"));
+    bed.tasks("c", 1);
+    bed.wait(Duration::from_millis(20));
+    assert_eq!(bed.releasing.len(), 1, "one is enough");
+    bed.release_all(link);
+    assert_eq!(bed.sessions_of_executors().get("c"), Some(&1));
+}
+
+#[test]
+fn an_executor_without_work_is_released_after_its_delay_and_the_minimum_is_kept() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 4);
+    bed.application("quick", ApplicationSpec { delay_release: Some(5), ..Default::default() });
+    bed.session("s", SessionSpec { min_instances: 1, ..spec("quick") });
+    bed.tasks("s", 3);
+    bed.bind_all(link);
+    bed.finish_handed(link);
+    bed.wait(Duration::from_secs(4));
+    assert!(bed.releasing.is_empty());
+    bed.wait(Duration::from_secs(1));
+    assert_eq!(bed.releasing.len(), 2);
+    bed.release_all(link);
+    bed.wait(Duration::from_secs(60));
+    assert_eq!(bed.sessions_of_executors(), counts([("s", 1)]));
+}
+
+/// More sessions than places, all with endless work: each gets its turn.
+#[test]
+fn nobody_starves_when_there_are_more_sessions_than_places() {
+    let mut bed = Bed::new();
+    let mut link = bed.node("n", 1);
+    let mut served: BTreeMap<String, usize> = BTreeMap::new();
+    for id in ["a", "b", "c"] {
+        bed.session(id, spec("app"));
+        bed.tasks(id, 1000);
+    }
+    for second in 0..60 {
+        bed.bind_all(link);
+        for (id, count) in bed.finish_handed(link) {
+            *served.entry(id).or_default() += count;
+        }
+        bed.wait(Duration::from_millis(250));
+        bed.release_all(link);
+        if second % 10 == 0 {
+            // The agent is heard of, or the node would be lost.
+            link = bed.connect("n", 1, running(&bed));
+        }
+    }
+    assert!(served.len() == 3 && served.values().all(|count| *count > 10), "{served:?}");
+}
+
+/// What an agent reports that has lost nothing.
+fn running(bed: &Bed) -> Vec<node::RunningExecutor> {
+    let executor = |(id, start): (&String, &StartExecutor)| node::RunningExecutor {
+        executor_id: id.clone(),
+        session_id: start.session_id.clone(),
+        application: start.application.clone(),
+        resreq: start.resreq,
+        bound: true,
+        tasks: bed.handed.iter().filter(|(executor, _)| executor == id).map(|(_, task)| attempt(task)).collect(),
+    };
+    bed.started.iter().map(executor).collect()
+}
+
+#[test]
+fn large_executors_wait_for_room_instead_of_being_split_or_overcommitted() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 4);
+    let large = SessionSpec { resreq: Some(Resources { cpu: 3, memory: 1, gpu: 0 }.into()), ..spec("app") };
+    bed.session("small", spec("app"));
+    bed.tasks("small", 2);
+    bed.bind_all(link);
+    bed.session("large", large);
+    bed.tasks("large", 1);
+    assert_eq!(bed.sessions_of_executors(), counts([("small", 2)]));
+    bed.finish_handed(link);
+    bed.wait(Duration::from_millis(20));
+    bed.release_all(link);
+    assert_eq!(bed.sessions_of_executors().get("large"), Some(&1));
+}
+
+#[test]
+fn an_application_for_another_shim_waits() {
+    let mut bed = Bed::new();
+    bed.node("n", 4);
+    bed.application("wasm", ApplicationSpec { shim: flame_rpc::v1::Shim::Wasm.into(), ..Default::default() });
+    bed.session("s", spec("wasm"));
+    bed.tasks("s", 1);
+    bed.wait(Duration::from_secs(10));
+    assert!(bed.started.is_empty());
+    assert_eq!(bed.core.get_session("s").expect("there").status.expect("set").pending, 1);
+}
+
+#[test]
+fn executors_are_packed() {
+    let mut bed = Bed::new();
+    bed.node("big", 8);
+    bed.node("small", 2);
+    bed.session("s", spec("app"));
+    bed.tasks("s", 2);
+    let nodes: Vec<_> =
+        bed.core.list_executors().executors.iter().map(|e| e.spec.clone().expect("set").node).collect();
+    assert_eq!(nodes, ["small", "small"]);
+}
+
+/// Nothing to do means nothing to wake up for but the nodes' own silence.
+#[test]
+fn an_idle_core_sleeps() {
+    let mut bed = Bed::new();
+    assert_eq!(bed.core.next_deadline(bed.now), None);
+    bed.node("n", 1);
+    bed.session("s", spec("app"));
+    assert_eq!(bed.core.next_deadline(bed.now), Some(bed.now.mono + Duration::from_secs(15)));
+}

@@ -1,0 +1,174 @@
+//! The daemon: listeners, servers, readiness, and its end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use flame_core::config::ClusterConfig;
+use flame_rpc::channel;
+use flame_rpc::node::node_link_server::NodeLinkServer;
+use flame_rpc::v1::frontend_server::FrontendServer;
+use flame_systemd::notify::Notifier;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::core::{Core, CoreConfig, Summary};
+use crate::engine::{Engine, EngineThreads};
+use crate::frontend::FrontendService;
+use crate::nodelink::NodeLinkService;
+use crate::store::{self, TaskReader};
+
+/// HTTP/2 flow-control windows; the protocol's 64 KiB stall a link that carries megabytes.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// A silent connection is probed, so that those of dead clients do not pile up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often the STATUS line is brought up to date when there is no watchdog to feed.
+const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The state machine, its store and a reader, as the configuration wants them.
+///
+/// # Errors
+/// The state cannot be read, or a thread cannot be started.
+pub fn start_engine(config: &ClusterConfig) -> anyhow::Result<(Engine, EngineThreads, Arc<dyn TaskReader>)> {
+    let mut store = store::open(&config.storage, config.storage_sync)?;
+    let snapshot = store.load()?;
+    let reader = store.reader()?;
+    let core_config = CoreConfig {
+        default_resources: config.default_resources,
+        policies: config.policies.clone(),
+        limits: config.limits,
+        bind_retries: config.bind_retries,
+    };
+    let (engine, threads) =
+        Engine::start(Core::new(core_config, snapshot), store).context("cannot start the engine's threads")?;
+    Ok((engine, threads, reader))
+}
+
+/// The listeners of the Frontend and the node link, bound.
+///
+/// # Errors
+/// An address cannot be resolved or is in use; the text says what to do.
+pub async fn bind(config: &ClusterConfig) -> anyhow::Result<(TcpListener, TcpListener)> {
+    let host = config.listen.as_deref().unwrap_or(&config.endpoint.host);
+    let link = config.endpoint.node_link()?;
+    let frontend = bind_one(host, config.endpoint.port, "Frontend").await?;
+    let node_link = bind_one(host, link.port, "node link").await?;
+    Ok((frontend, node_link))
+}
+
+async fn bind_one(host: &str, port: u16, what: &str) -> anyhow::Result<TcpListener> {
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
+        .await
+        .with_context(|| format!("cannot resolve {host:?}, the address of the {what} (cluster.endpoint or cluster.listen)"))?
+        .collect();
+    TcpListener::bind(addresses.as_slice()).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port in cluster.endpoint",
+            std::io::ErrorKind::AddrNotAvailable => "; this host does not have that address: set cluster.listen",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+            _ => "",
+        };
+        anyhow::anyhow!("cannot listen on {host}:{port} for the {what}: {error}{hint}")
+    })
+}
+
+/// Runs the servers until SIGTERM or SIGINT.
+///
+/// # Errors
+/// A server or a signal handler cannot be set up.
+pub async fn serve(
+    config: &ClusterConfig,
+    engine: &Engine,
+    reader: Arc<dyn TaskReader>,
+    listeners: (TcpListener, TcpListener),
+    notifier: &Notifier,
+) -> anyhow::Result<()> {
+    let limit = config.limits.max_message_size;
+    let frontend = FrontendServer::new(FrontendService::new(engine.clone(), reader))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX);
+    let node_link = NodeLinkServer::new(NodeLinkService::new(engine.clone(), config.name.clone()))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX);
+    let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
+    let frontend = builder(config)?.add_service(frontend).serve_with_incoming(incoming(listeners.0));
+    let node_link = builder(config)?.add_service(node_link).serve_with_incoming(incoming(listeners.1));
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    notifier.ready();
+    tracing::info!("serving clients on {} and nodes on {}", addresses.0, addresses.1);
+    tokio::select! {
+        ended = frontend => ended.context("the Frontend ended")?,
+        ended = node_link => ended.context("the node link ended")?,
+        ended = report(engine, notifier) => ended?,
+        _ = terminate.recv() => tracing::info!("stopping on SIGTERM"),
+        _ = interrupt.recv() => tracing::info!("stopping on SIGINT"),
+    }
+    notifier.stopping();
+    notifier.status("stopping");
+    Ok(())
+}
+
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
+
+fn builder(config: &ClusterConfig) -> anyhow::Result<Server> {
+    let builder = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT));
+    match &config.tls {
+        None => Ok(builder),
+        Some(tls) => {
+            let files = channel::server_tls(&tls.cert_file, &tls.key_file)?;
+            builder.tls_config(files).context("cannot set up TLS with cluster.tls.cert_file and key_file")
+        }
+    }
+}
+
+/// Feeds the watchdog and the STATUS line. Each time a question goes through the core and the
+/// store, so that a daemon that does not work any more is not kept alive.
+async fn report(engine: &Engine, notifier: &Notifier) -> anyhow::Result<()> {
+    let interval = notifier.watchdog_interval().unwrap_or(STATUS_INTERVAL).min(STATUS_INTERVAL);
+    let mut shown = String::new();
+    loop {
+        let summary = engine.summary().await.context("the core ended")?;
+        let status = match engine.store_failure() {
+            Some(failure) => failure,
+            None => status_line(&summary),
+        };
+        if status != shown {
+            notifier.status(&status);
+            shown = status;
+        }
+        notifier.watchdog();
+        tokio::time::sleep(interval).await;
+    }
+}
+
+fn status_line(summary: &Summary) -> String {
+    let Summary { ready_nodes, nodes, executors, open_sessions, pending, running } = *summary;
+    format!(
+        "{ready_nodes} of {nodes} nodes ready, {executors} executors, {open_sessions} open sessions, \
+         {pending} tasks pending, {running} running"
+    )
+}
+
+/// The file to read if none is named: below `FLAME_HOME` if it exists there, else below the
+/// user's home directory.
+#[must_use]
+pub fn default_config_path() -> std::path::PathBuf {
+    let installed = flame_core::config::flame_home().join("conf/flame-cluster.yaml");
+    match std::env::home_dir() {
+        Some(home) if !installed.exists() => home.join(".flame/flame-cluster.yaml"),
+        _ => installed,
+    }
+}

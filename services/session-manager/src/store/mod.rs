@@ -1,0 +1,170 @@
+//! Durable state: what the core wants kept, and the engines that keep it. Every engine answers
+//! the same request alike; what a request means is decided in the core.
+
+mod memory;
+mod sqlite;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use flame_core::config::cluster::{Storage, StorageSync};
+use flame_core::{ApplicationName, TaskId};
+
+use crate::core::{Application, SessionEvent, SessionKey, SessionRow, TaskRow};
+
+/// A change that has to survive.
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// An application is new or has changed.
+    ApplicationPut(Application),
+    /// An application is gone.
+    ApplicationRemoved(ApplicationName),
+    /// A session is new.
+    SessionCreated(SessionRow),
+    /// A session takes no more tasks.
+    SessionClosed {
+        /// Which.
+        session: SessionKey,
+        /// Unix milliseconds.
+        time: i64,
+    },
+    /// A session is gone, with its tasks and events.
+    SessionRemoved(SessionKey),
+    /// Something happened to a session.
+    SessionEvent(SessionKey, SessionEvent),
+    /// A task is new.
+    TaskCreated(TaskRow),
+    /// A task has ended.
+    TaskFinished(Arc<TaskRow>),
+}
+
+/// Everything that the core needs to go on.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// How often the store was loaded; part of every attempt number.
+    pub generation: u32,
+    /// All applications.
+    pub applications: Vec<Application>,
+    /// All sessions, in the order of their keys.
+    pub sessions: Vec<StoredSession>,
+}
+
+/// A session as it was stored.
+#[derive(Debug)]
+pub struct StoredSession {
+    /// Itself.
+    pub row: SessionRow,
+    /// The latest events, oldest first.
+    pub events: Vec<SessionEvent>,
+    /// Highest task id.
+    pub last_task: TaskId,
+    /// Tasks that have not ended.
+    pub open: Vec<TaskRow>,
+    /// Ended tasks by how they ended.
+    pub succeeded: u64,
+    /// See `succeeded`.
+    pub failed: u64,
+    /// See `succeeded`.
+    pub cancelled: u64,
+}
+
+/// The store cannot do what is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file cannot be opened or made.
+    #[error("cannot open the state file {path}: {source}; check the path (cluster.storage) and its permissions")]
+    Open {
+        /// As configured.
+        path: String,
+        /// Why.
+        source: rusqlite::Error,
+    },
+    /// The file was written by a later version.
+    #[error(
+        "the state file {path} has format {found}, but this version knows only formats up to {known}; \
+         install the version that wrote it"
+    )]
+    TooNew {
+        /// As configured.
+        path: String,
+        /// Its format.
+        found: i64,
+        /// The newest that this program can read.
+        known: i64,
+    },
+    /// The lock beside the file cannot be made.
+    #[error("cannot open the state file {path}: {source}; check the path (cluster.storage) and its permissions")]
+    Lock {
+        /// As configured.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is in use by another session manager.
+    #[error("the state file {path} is in use by another process")]
+    InUse {
+        /// As configured.
+        path: String,
+    },
+    /// The file has something that no version writes.
+    #[error("the state file is damaged: {0}")]
+    Damaged(String),
+    /// Reading or writing failed.
+    #[error("cannot {action}: {source}")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// Why.
+        source: rusqlite::Error,
+    },
+}
+
+/// Writes records; owned by the store thread.
+pub trait Store: Send {
+    /// Reads everything that is open, and counts this load (see [`Snapshot::generation`]).
+    ///
+    /// # Errors
+    /// The state cannot be read or is damaged.
+    fn load(&mut self) -> Result<Snapshot, StoreError>;
+
+    /// Makes `records` durable, all or none.
+    ///
+    /// # Errors
+    /// None of them was stored, and the same call may be repeated.
+    fn commit(&mut self, records: &[Record]) -> Result<(), StoreError>;
+
+    /// For reading beside the writer.
+    ///
+    /// # Errors
+    /// The state cannot be opened a second time.
+    fn reader(&self) -> Result<Arc<dyn TaskReader>, StoreError>;
+}
+
+/// Reads tasks that have ended; shared between the servers' threads. Calls block.
+pub trait TaskReader: Send + Sync {
+    /// Task `id`, if it is there and has ended.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    fn task(&self, session: SessionKey, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
+
+    /// Up to `limit` ended tasks with ids above `after`, in the order of their ids.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    fn tasks(&self, session: SessionKey, after: TaskId, limit: usize) -> Result<Vec<TaskRow>, StoreError>;
+}
+
+/// The store that the configuration names.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be used.
+pub fn open(storage: &Storage, sync: StorageSync) -> Result<Box<dyn Store>, StoreError> {
+    Ok(match storage {
+        Storage::None => Box::new(memory::MemoryStore::default()),
+        Storage::Sqlite(path) => Box::new(sqlite::SqliteStore::open(Path::new(path), sync)?),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,356 @@
+//! The embedded default: one SQLite file in WAL mode. Each batch of records is one transaction,
+//! so that a single sync makes many replies durable.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use flame_core::config::cluster::StorageSync;
+use flame_core::state::{SessionState, TaskState};
+use flame_core::{ApplicationName, Resources, SessionId, TaskId};
+use flame_rpc::v1;
+use prost::Message;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
+
+use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader};
+use crate::core::{Application, SessionEvent, SessionKey, SessionRow, TaskRow};
+
+/// Formats of the file, each with the statements that lead to it from the one before.
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+    INSERT INTO meta VALUES ('generation', 0);
+    CREATE TABLE applications (
+        name TEXT PRIMARY KEY, spec BLOB NOT NULL, created INTEGER NOT NULL, version INTEGER NOT NULL,
+        builtin INTEGER NOT NULL
+    );
+    CREATE TABLE sessions (
+        key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, spec BLOB NOT NULL, state INTEGER NOT NULL,
+        created INTEGER NOT NULL, completed INTEGER
+    );
+    CREATE TABLE session_events (
+        session INTEGER NOT NULL, code INTEGER NOT NULL, message TEXT NOT NULL, time INTEGER NOT NULL
+    );
+    CREATE INDEX session_events_session ON session_events (session);
+    CREATE TABLE tasks (
+        session INTEGER NOT NULL, id INTEGER NOT NULL, state INTEGER NOT NULL, created INTEGER NOT NULL,
+        started INTEGER, finished INTEGER, input BLOB, output BLOB, message TEXT,
+        PRIMARY KEY (session, id)
+    ) WITHOUT ROWID;
+"];
+
+/// How long a reader waits for a lock. Writers never wait: there is only one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Events of a session that are loaded; as many as the core keeps.
+const LOADED_EVENTS: usize = crate::core::MAX_EVENTS;
+
+/// See the module's text.
+#[derive(Debug)]
+pub(super) struct SqliteStore {
+    path: PathBuf,
+    connection: Connection,
+    /// Held for as long as the store is open.
+    _lock: File,
+}
+
+#[derive(Debug)]
+struct SqliteReader {
+    connection: Mutex<Connection>,
+}
+
+fn io(action: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
+    move |source| StoreError::Io { action, source }
+}
+
+impl SqliteStore {
+    /// Opens the file at `path`, makes it if it does not exist, and brings it to the newest format.
+    pub(super) fn open(path: &Path, sync: StorageSync) -> Result<Self, StoreError> {
+        let named = || path.display().to_string();
+        let failed = |source| StoreError::Open { path: named(), source };
+        let lock = lock(path)?;
+        let connection = Connection::open(path).map_err(failed)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        let level = match sync {
+            StorageSync::Full => "FULL",
+            StorageSync::Normal => "NORMAL",
+        };
+        connection.pragma_update(None, "synchronous", level).map_err(failed)?;
+        let mut store = Self { path: path.to_path_buf(), connection, _lock: lock };
+        store.migrate()?;
+        Ok(store)
+    }
+
+    fn migrate(&mut self) -> Result<(), StoreError> {
+        let failed = io("bring the state file to this version's format");
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(&failed)?;
+        let known = MIGRATIONS.len() as i64;
+        if found > known || found < 0 {
+            return Err(StoreError::TooNew { path: self.path.display().to_string(), found, known });
+        }
+        for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
+            transaction.execute_batch(migration).map_err(&failed)?;
+        }
+        transaction.pragma_update(None, "user_version", known).map_err(&failed)?;
+        transaction.commit().map_err(&failed)
+    }
+}
+
+/// Two session managers on one file would overwrite each other's view of it. The lock is on a file
+/// of its own, because closing a second handle of the database would end SQLite's own locks.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let named = || path.display().to_string();
+    let file = File::options().create(true).truncate(false).write(true).open(&name);
+    let file = file.map_err(|source| StoreError::Lock { path: named(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: named() }),
+        Err(TryLockError::Error(source)) => Err(StoreError::Lock { path: named(), source }),
+    }
+}
+
+impl Store for SqliteStore {
+    fn load(&mut self) -> Result<Snapshot, StoreError> {
+        let failed = io("load the state");
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        let generation: u32 = transaction
+            .query_row("UPDATE meta SET value = value + 1 WHERE name = 'generation' RETURNING value", [], |row| row.get(0))
+            .map_err(&failed)?;
+        let applications = load_applications(&transaction)?;
+        let sessions = load_sessions(&transaction)?;
+        transaction.commit().map_err(&failed)?;
+        Ok(Snapshot { generation, applications, sessions })
+    }
+
+    fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        let failed = io("store the state");
+        let transaction = self.connection.transaction().map_err(&failed)?;
+        for record in records {
+            write(&transaction, record).map_err(&failed)?;
+        }
+        transaction.commit().map_err(&failed)
+    }
+
+    fn reader(&self) -> Result<Arc<dyn TaskReader>, StoreError> {
+        let failed = |source| StoreError::Open { path: self.path.display().to_string(), source };
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags).map_err(failed)?;
+        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+        Ok(Arc::new(SqliteReader { connection: Mutex::new(connection) }))
+    }
+}
+
+fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
+    let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+        transaction.prepare_cached(sql)?.execute(values).map(|_| ())
+    };
+    match record {
+        Record::ApplicationPut(app) => run(
+            "INSERT OR REPLACE INTO applications VALUES (?, ?, ?, ?, ?)",
+            params![app.name.as_str(), app.spec.encode_to_vec(), app.created, app.version, app.builtin],
+        ),
+        Record::ApplicationRemoved(name) => run("DELETE FROM applications WHERE name = ?", params![name.as_str()]),
+        Record::SessionCreated(row) => run(
+            "INSERT INTO sessions VALUES (?, ?, ?, 0, ?, NULL)",
+            params![row.key, row.id.as_str(), session_spec(row).encode_to_vec(), row.created],
+        ),
+        Record::SessionClosed { session, time } => {
+            run("UPDATE sessions SET state = 1, completed = ? WHERE key = ?", params![time, session])
+        }
+        Record::SessionRemoved(key) => {
+            run("DELETE FROM tasks WHERE session = ?", params![key])?;
+            run("DELETE FROM session_events WHERE session = ?", params![key])?;
+            run("DELETE FROM sessions WHERE key = ?", params![key])
+        }
+        Record::SessionEvent(key, event) => run(
+            "INSERT INTO session_events VALUES (?, ?, ?, ?)",
+            params![key, event.code, event.message, event.time],
+        ),
+        Record::TaskCreated(row) => run(
+            "INSERT INTO tasks (session, id, state, created, input) VALUES (?, ?, 0, ?, ?)",
+            params![row.session, row.id, row.created, row.input.as_deref()],
+        ),
+        Record::TaskFinished(row) => run(
+            "UPDATE tasks SET state = ?, started = ?, finished = ?, output = ?, message = ? WHERE session = ? AND id = ?",
+            params![
+                row.state.code(),
+                row.started,
+                row.finished,
+                row.output.as_deref(),
+                row.message,
+                row.session,
+                row.id
+            ],
+        ),
+    }
+}
+
+fn session_spec(row: &SessionRow) -> v1::SessionSpec {
+    v1::SessionSpec {
+        application: row.application.to_string(),
+        common_data: row.common_data.clone(),
+        min_instances: row.min_instances,
+        max_instances: row.max_instances,
+        batch_size: 1,
+        priority: row.priority,
+        resreq: Some(row.resources.into()),
+    }
+}
+
+fn damaged(what: &str, error: impl std::fmt::Display) -> StoreError {
+    StoreError::Damaged(format!("{what}: {error}"))
+}
+
+fn load_applications(transaction: &Transaction<'_>) -> Result<Vec<Application>, StoreError> {
+    let failed = io("load the applications");
+    let mut statement = transaction
+        .prepare("SELECT name, spec, created, version, builtin FROM applications ORDER BY name")
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    let mut applications = Vec::new();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let name: String = row.get(0).map_err(&failed)?;
+        let spec: Vec<u8> = row.get(1).map_err(&failed)?;
+        applications.push(Application {
+            spec: v1::ApplicationSpec::decode(spec.as_slice()).map_err(|error| damaged(&name, error))?,
+            name: ApplicationName::new(&name).map_err(|error| damaged("applications", error))?,
+            created: row.get(2).map_err(&failed)?,
+            version: row.get(3).map_err(&failed)?,
+            builtin: row.get(4).map_err(&failed)?,
+        });
+    }
+    Ok(applications)
+}
+
+fn load_sessions(transaction: &Transaction<'_>) -> Result<Vec<StoredSession>, StoreError> {
+    let failed = io("load the sessions");
+    let mut statement = transaction
+        .prepare("SELECT key, id, spec, state, created, completed FROM sessions ORDER BY key")
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    let mut sessions = Vec::new();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let row = session_row(row)?;
+        sessions.push(load_session(transaction, row).map_err(&failed)?);
+    }
+    Ok(sessions)
+}
+
+fn session_row(row: &Row<'_>) -> Result<SessionRow, StoreError> {
+    let failed = io("load a session");
+    let id: String = row.get(1).map_err(&failed)?;
+    let spec: Vec<u8> = row.get(2).map_err(&failed)?;
+    let spec = v1::SessionSpec::decode(spec.as_slice()).map_err(|error| damaged(&id, error))?;
+    let state: i64 = row.get(3).map_err(&failed)?;
+    Ok(SessionRow {
+        key: row.get(0).map_err(&failed)?,
+        application: ApplicationName::new(&spec.application).map_err(|error| damaged(&id, error))?,
+        id: SessionId::new(&id).map_err(|error| damaged("sessions", error))?,
+        common_data: spec.common_data,
+        min_instances: spec.min_instances,
+        max_instances: spec.max_instances,
+        priority: spec.priority,
+        resources: spec.resreq.as_ref().map(Resources::from).unwrap_or_default(),
+        state: if state == 0 { SessionState::Open } else { SessionState::Closed },
+        created: row.get(4).map_err(&failed)?,
+        completed: row.get(5).map_err(&failed)?,
+    })
+}
+
+fn load_session(transaction: &Transaction<'_>, row: SessionRow) -> rusqlite::Result<StoredSession> {
+    let mut counts = transaction.prepare_cached("SELECT state, count(*), max(id) FROM tasks WHERE session = ? GROUP BY state")?;
+    let mut stored = StoredSession {
+        events: load_events(transaction, row.key)?,
+        row,
+        last_task: 0,
+        open: Vec::new(),
+        succeeded: 0,
+        failed: 0,
+        cancelled: 0,
+    };
+    let mut rows = counts.query([stored.row.key])?;
+    while let Some(row) = rows.next()? {
+        let (state, count): (i32, u64) = (row.get(0)?, row.get(1)?);
+        stored.last_task = stored.last_task.max(row.get(2)?);
+        match TaskState::from_code(state) {
+            Some(TaskState::Succeed) => stored.succeeded = count,
+            Some(TaskState::Failed) => stored.failed = count,
+            Some(TaskState::Cancelled) => stored.cancelled = count,
+            _ => {}
+        }
+    }
+    let mut open = transaction.prepare_cached("SELECT id, created, input FROM tasks WHERE session = ? AND state = 0")?;
+    let mut rows = open.query([stored.row.key])?;
+    while let Some(row) = rows.next()? {
+        stored.open.push(TaskRow {
+            session: stored.row.key,
+            id: row.get(0)?,
+            state: TaskState::Pending,
+            created: row.get(1)?,
+            started: None,
+            finished: None,
+            input: bytes(row, 2)?,
+            output: None,
+            message: None,
+        });
+    }
+    Ok(stored)
+}
+
+fn load_events(transaction: &Transaction<'_>, key: SessionKey) -> rusqlite::Result<Vec<SessionEvent>> {
+    let mut statement = transaction.prepare_cached(
+        "SELECT code, message, time FROM session_events WHERE session = ? ORDER BY rowid DESC LIMIT ?",
+    )?;
+    let event =
+        |row: &Row<'_>| Ok(SessionEvent { code: row.get(0)?, message: row.get(1)?, time: row.get(2)? });
+    let events: rusqlite::Result<Vec<_>> = statement.query_map(params![key, LOADED_EVENTS], event)?.collect();
+    events.map(|mut events| {
+        events.reverse();
+        events
+    })
+}
+
+fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {
+    row.get::<_, Option<Vec<u8>>>(column).map(|bytes| bytes.map(Bytes::from))
+}
+
+const TASK_COLUMNS: &str = "session, id, state, created, started, finished, input, output, message";
+
+fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
+    Ok(TaskRow {
+        session: row.get(0)?,
+        id: row.get(1)?,
+        state: TaskState::from_code(row.get(2)?).unwrap_or(TaskState::Failed),
+        created: row.get(3)?,
+        started: row.get(4)?,
+        finished: row.get(5)?,
+        input: bytes(row, 6)?,
+        output: bytes(row, 7)?,
+        message: row.get(8)?,
+    })
+}
+
+impl TaskReader for SqliteReader {
+    fn task(&self, session: SessionKey, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
+        let failed = io("read a task");
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let sql = format!("SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND id = ? AND state >= 2");
+        let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
+        statement.query_row(params![session, id], task_row).optional().map_err(&failed)
+    }
+
+    fn tasks(&self, session: SessionKey, after: TaskId, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
+        let failed = io("read tasks");
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let sql = format!(
+            "SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND id > ? AND state >= 2 ORDER BY id LIMIT ?"
+        );
+        let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
+        let rows = statement.query_map(params![session, after, limit], task_row).map_err(&failed)?;
+        rows.collect::<rusqlite::Result<Vec<_>>>().map_err(&failed)
+    }
+}
