@@ -1,0 +1,416 @@
+//! The agent's one loop: link, executors, signals, watchdog. It alone keeps the books.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flame_core::{ExecutorId, NodeName, Resources};
+use flame_rpc::node::{FromAgent, Heartbeat, Hello, StartExecutor, Welcome, from_agent, to_agent};
+use flame_rpc::v1::Shim;
+use flame_systemd::notify::Notifier;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
+
+use crate::capacity;
+use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, GRACE, Happened, Host, LEAVE_LIMIT};
+use crate::ledger::Ledger;
+use crate::link::{Link, LinkEvent};
+use crate::status::StatusLine;
+
+/// Events handled between two looks at everything else.
+const EVENTS_AT_ONCE: usize = 256;
+/// Heartbeats if the manager does not say how often.
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
+/// Bounds of what the manager may ask for.
+const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(15));
+/// How long an orderly stop waits for the manager's acknowledgements once all executors are gone.
+const DELIVERY_LIMIT: Duration = Duration::from_secs(2);
+/// Longest orderly stop: each step of a release at its limit, and the delivery.
+const STOP_LIMIT: Duration = Duration::from_secs(
+    FINISH_LIMIT.as_secs() + LEAVE_LIMIT.as_secs() + 2 * GRACE.as_secs() + DELIVERY_LIMIT.as_secs(),
+);
+
+/// Who this node is and what it offers.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its name in the cluster.
+    pub node: NodeName,
+    /// Random per start.
+    pub instance: String,
+    /// What executors may use.
+    pub capacity: Resources,
+}
+
+/// How the agent's run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Asked to stop, and all executors were released.
+    Stopped,
+    /// Asked to stop a second time: executors were killed.
+    Interrupted,
+}
+
+/// The agent.
+pub struct Agent {
+    identity: Identity,
+    host: Arc<Host>,
+    link: Link,
+    ledger: Ledger,
+    status: StatusLine,
+    notifier: Notifier,
+    commands: HashMap<ExecutorId, UnboundedSender<Command>>,
+    /// Unbounded so that no executor waits for the loop; tasks in hand bound what is in it.
+    events: (UnboundedSender<Event>, UnboundedReceiver<Event>),
+    heartbeat: Option<Interval>,
+    watchdog: Option<Interval>,
+    stopping: Option<Stopping>,
+}
+
+/// An orderly stop in progress.
+struct Stopping {
+    limit: Pin<Box<Sleep>>,
+    delivering: bool,
+}
+
+/// What made the loop turn.
+enum Step {
+    Events,
+    Link(LinkEvent),
+    Room,
+    Heartbeat,
+    Watchdog,
+    Status,
+    Signal,
+    StopLimit,
+}
+
+impl Agent {
+    /// An agent that is ready to run.
+    #[must_use]
+    pub fn new(identity: Identity, host: Host, link: Link, notifier: Notifier) -> Self {
+        let watchdog = notifier.watchdog_interval().map(every);
+        Self {
+            ledger: Ledger::new(host.max_message_size),
+            status: StatusLine::new(notifier, link.url()),
+            identity,
+            host: Arc::new(host),
+            link,
+            notifier,
+            commands: HashMap::new(),
+            events: unbounded_channel(),
+            heartbeat: None,
+            watchdog,
+            stopping: None,
+        }
+    }
+
+    /// Runs until a signal asks for the end.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub async fn run(mut self) -> std::io::Result<Outcome> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut arrived = Vec::with_capacity(EVENTS_AT_ONCE);
+        self.notifier.ready();
+        loop {
+            self.send();
+            self.status
+                .set_counts(self.ledger.live(), self.ledger.tasks_done());
+            if self.is_finished() {
+                self.link.leave("the node agent was stopped").await;
+                return Ok(Outcome::Stopped);
+            }
+            match self.next(&mut arrived, &mut terminate, &mut interrupt).await {
+                Step::Events => {
+                    for (id, happened) in arrived.drain(..) {
+                        self.on_event(&id, happened);
+                    }
+                }
+                Step::Link(event) => self.on_link(event),
+                Step::Room => {}
+                Step::Heartbeat => self.beat(),
+                Step::Watchdog => self.notifier.watchdog(),
+                Step::Status => self.status.publish(),
+                Step::Signal if self.stopping.is_some() => {
+                    tracing::warn!("asked to stop again: executors are killed");
+                    return Ok(Outcome::Interrupted);
+                }
+                Step::Signal => self.stop(),
+                Step::StopLimit => {
+                    tracing::warn!(
+                        executors = self.ledger.live(),
+                        "stopping takes too long; what is left is killed"
+                    );
+                    self.link.leave("the node agent was stopped").await;
+                    return Ok(Outcome::Stopped);
+                }
+            }
+        }
+    }
+
+    async fn next(
+        &mut self,
+        arrived: &mut Vec<Event>,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+    ) -> Step {
+        let room = self.link.outbound().cloned();
+        let wants_room = room.is_some() && self.ledger.has_unsent();
+        tokio::select! {
+            _ = self.events.1.recv_many(arrived, EVENTS_AT_ONCE) => Step::Events,
+            event = self.link.next() => Step::Link(event),
+            () = wait_for_room(room.as_ref()), if wants_room => Step::Room,
+            () = tick(self.heartbeat.as_mut()) => Step::Heartbeat,
+            () = tick(self.watchdog.as_mut()) => Step::Watchdog,
+            () = self.status.due() => Step::Status,
+            _ = terminate.recv() => Step::Signal,
+            _ = interrupt.recv() => Step::Signal,
+            () = limit_of(self.stopping.as_mut()) => Step::StopLimit,
+        }
+    }
+
+    fn on_event(&mut self, id: &ExecutorId, happened: Happened) {
+        match happened {
+            Happened::Done(done) => self.ledger.done(done),
+            Happened::Bound => {
+                tracing::info!(executor = %id, session = self.ledger.session(id.as_str()), "executor bound");
+                self.ledger.bound(id.as_str());
+            }
+            Happened::Ended(ended) => {
+                let session = self.ledger.session(id.as_str());
+                match &ended {
+                    Ended::Released { .. } => tracing::info!(executor = %id, session, "executor released"),
+                    Ended::Died { message, .. } => {
+                        tracing::warn!(executor = %id, session, "executor died: {message}");
+                    }
+                    Ended::BindFailed { code, message } => {
+                        tracing::warn!(executor = %id, session, code, "executor not bound: {message}");
+                    }
+                }
+                self.commands.remove(id.as_str());
+                self.ledger.ended(id.as_str(), &ended);
+            }
+        }
+    }
+
+    fn on_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::Connected => {
+                let hello = self.hello();
+                self.link.open(hello);
+            }
+            LinkEvent::Welcome(welcome) => self.on_welcome(&welcome),
+            LinkEvent::Message(message) => self.on_message(message),
+            LinkEvent::Refused(reason) => {
+                if self.status.refused(&reason) {
+                    tracing::error!(node = %self.identity.node, "the session manager refused this node: {reason}");
+                }
+                self.heartbeat = None;
+            }
+            LinkEvent::Down(reason) => {
+                if self.status.waiting(&reason) {
+                    tracing::warn!(
+                        node = %self.identity.node,
+                        "no link to the session manager at {}, trying on: {reason}",
+                        self.link.url()
+                    );
+                }
+                self.heartbeat = None;
+            }
+        }
+    }
+
+    fn on_welcome(&mut self, welcome: &Welcome) {
+        let asked = match welcome.heartbeat_interval_ms {
+            0 => DEFAULT_HEARTBEAT,
+            millis => Duration::from_millis(u64::from(millis)),
+        };
+        self.heartbeat = Some(every(asked.clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1)));
+        self.status.registered();
+        tracing::info!(
+            node = %self.identity.node,
+            epoch = welcome.link_epoch,
+            "registered with cluster {} at {}",
+            welcome.cluster,
+            self.link.url()
+        );
+    }
+
+    fn on_message(&mut self, message: to_agent::Message) {
+        match message {
+            to_agent::Message::Start(order) => self.on_start(order),
+            to_agent::Message::Release(order) => match self.commands.get(order.executor_id.as_str()) {
+                Some(commands) => {
+                    tracing::debug!(executor = order.executor_id, reason = order.reason, "releasing");
+                    // If it ends by itself at this moment, its end answers.
+                    let _ = commands.send(Command::Release);
+                }
+                None => self.ledger.repeat(&order.executor_id),
+            },
+            to_agent::Message::Tasks(batch) => {
+                if self.ledger.handed_out(&batch.executor_id, &batch.tasks)
+                    && let Some(commands) = self.commands.get(batch.executor_id.as_str())
+                {
+                    // If it ends at this moment, its end tells that they are lost.
+                    let _ = commands.send(Command::Tasks(batch.tasks));
+                }
+            }
+            to_agent::Message::Ack(ack) => self.ledger.acknowledged(ack.sequence),
+            // The link has handled these.
+            to_agent::Message::Welcome(_) | to_agent::Message::Refuse(_) => {}
+        }
+    }
+
+    fn on_start(&mut self, order: StartExecutor) {
+        if self.ledger.knows(&order.executor_id) {
+            self.ledger.repeat(&order.executor_id);
+            return;
+        }
+        let id = match ExecutorId::new(&order.executor_id) {
+            Ok(id) => id,
+            Err(error) => return self.ledger.refused(&order.executor_id, &error.to_string()),
+        };
+        if self.stopping.is_some() {
+            return self.ledger.refused(id.as_str(), "the node agent is stopping");
+        }
+        let (commands, inbox) = unbounded_channel();
+        self.ledger.started(id.clone(), &order);
+        self.commands.insert(id.clone(), commands);
+        // In the background and on this thread, so that the launcher's parent is the main
+        // thread, whose end is the end of the agent.
+        tokio::spawn(executor::run(
+            id,
+            order,
+            self.host.clone(),
+            inbox,
+            self.events.0.clone(),
+        ));
+    }
+
+    fn hello(&mut self) -> Hello {
+        let capacity = self.identity.capacity;
+        Hello {
+            node: self.identity.node.to_string(),
+            agent_instance: self.identity.instance.clone(),
+            hostname: capacity::hostname(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            capacity: Some(capacity.into()),
+            allocatable: Some(capacity.into()),
+            arch: std::env::consts::ARCH.to_owned(),
+            os: std::env::consts::OS.to_owned(),
+            labels: Vec::new(),
+            shims: vec![Shim::Host.into()],
+            addresses: capacity::addresses(),
+            executors: self.ledger.reconnected(),
+        }
+    }
+
+    fn beat(&mut self) {
+        let directories = &self.host.directories;
+        let heartbeat = Heartbeat {
+            conditions: capacity::conditions(&[&directories.work, &directories.logs]),
+            load_1m_centi: capacity::load_centi(),
+            memory_available: capacity::memory_available(),
+        };
+        if let Some(outbound) = self.link.outbound() {
+            // A link without room has other signs of life waiting on it.
+            let _ = outbound.try_send(message(from_agent::Message::Heartbeat(heartbeat)));
+        }
+    }
+
+    /// Sends all that there is room for; what is left waits and grows into larger batches.
+    fn send(&mut self) {
+        let Some(outbound) = self.link.outbound() else {
+            return;
+        };
+        while self.ledger.has_unsent() {
+            match outbound.try_reserve() {
+                Ok(room) => {
+                    let Some(next) = self.ledger.next_message() else {
+                        return;
+                    };
+                    room.send(message(next));
+                }
+                // The link's own end follows and starts everything anew.
+                Err(TrySendError::Full(()) | TrySendError::Closed(())) => return,
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.notifier.stopping();
+        self.notifier.extend_timeout(STOP_LIMIT);
+        tracing::info!(executors = self.ledger.live(), "stopping: executors are released");
+        for commands in self.commands.values() {
+            // One that has just ended needs no release.
+            let _ = commands.send(Command::Release);
+        }
+        self.stopping = Some(Stopping {
+            limit: Box::pin(sleep(STOP_LIMIT)),
+            delivering: false,
+        });
+    }
+
+    /// Whether an orderly stop is complete: no executor is left, and the manager, if there is
+    /// one, knows everything.
+    fn is_finished(&mut self) -> bool {
+        let Some(stopping) = &mut self.stopping else {
+            return false;
+        };
+        if self.ledger.live() > 0 {
+            return false;
+        }
+        if self.link.outbound().is_none() || self.ledger.is_settled() {
+            return true;
+        }
+        if !stopping.delivering {
+            stopping.delivering = true;
+            stopping.limit = Box::pin(sleep(DELIVERY_LIMIT));
+        }
+        false
+    }
+}
+
+fn message(message: from_agent::Message) -> FromAgent {
+    FromAgent {
+        message: Some(message),
+    }
+}
+
+fn every(period: Duration) -> Interval {
+    let mut interval = interval_at(Instant::now() + period, period);
+    // After a pause one tick says it all.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+async fn tick(interval: Option<&mut Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn limit_of(stopping: Option<&mut Stopping>) {
+    match stopping {
+        Some(stopping) => stopping.limit.as_mut().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes when the link takes another message. A closed one never does; its end is an event.
+async fn wait_for_room(outbound: Option<&tokio::sync::mpsc::Sender<FromAgent>>) {
+    match outbound.map(|outbound| outbound.reserve()) {
+        Some(room) => match room.await {
+            Ok(_) => {}
+            Err(_) => std::future::pending().await,
+        },
+        None => std::future::pending().await,
+    }
+}

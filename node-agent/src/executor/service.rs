@@ -1,0 +1,218 @@
+//! The Instance service of a process: waiting for it, and calling it.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use flame_core::ExecutorId;
+use flame_rpc::channel::{self, ChannelError};
+use flame_rpc::node::{StartExecutor, TaskDone, TaskItem};
+use flame_rpc::v1::instance_client::InstanceClient;
+use flame_rpc::v1::{ApplicationContext, EmptyRequest, SessionContext, TaskContext};
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+use tonic::transport::Channel;
+
+use super::{BindError, DEATH_LIMIT, Host, code, obituary};
+use crate::link::chain;
+use crate::runtime::Running;
+
+/// How long a service may take to listen on its socket.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// First and longest wait between attempts to connect to a socket that exists but is not yet
+/// listened on: usually microseconds pass between the two.
+const CONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// A connected service.
+pub(super) struct Service {
+    client: InstanceClient<Channel>,
+    socket: PathBuf,
+    session: String,
+    limit: usize,
+}
+
+/// A task that failed because the call did.
+pub(super) struct InvokeError {
+    /// The failure, should the process be alive.
+    pub(super) done: TaskDone,
+    /// The connection is broken, as opposed to a service that answered with an error.
+    pub(super) broken: bool,
+}
+
+/// Waits for the service to listen, connects, and calls OnSessionEnter.
+pub(super) async fn bring_up(
+    host: &Host,
+    socket: &Path,
+    order: &StartExecutor,
+    process: &dyn Running,
+) -> Result<Service, BindError> {
+    let mut exited = process.exited();
+    let connected = tokio::select! {
+        // A process that listened and died at once is reported as dead.
+        biased;
+        exit = &mut exited => {
+            return Err(BindError::new(
+                code::PROCESS,
+                format!("{} (it ended before it listened on its socket)", obituary(exit, process)),
+            ));
+        }
+        connected = timeout(START_LIMIT, connect(host, socket)) => connected,
+    };
+    let Ok(channel) = connected else {
+        return Err(BindError::new(code::PROCESS, no_socket(process)));
+    };
+    let mut service = Service {
+        client: client(channel, host.max_message_size),
+        socket: socket.to_path_buf(),
+        session: order.session_id.clone(),
+        limit: host.max_message_size,
+    };
+    let entered = tokio::select! {
+        biased;
+        entered = service.enter(order) => entered,
+        exit = &mut exited => {
+            return Err(BindError::new(code::ENTER, format!("in OnSessionEnter, {}", obituary(exit, process))));
+        }
+    };
+    match entered {
+        Ok(()) => Ok(service),
+        Err((message, broken)) => {
+            // The connection breaks a moment before the process's end is known.
+            if broken && let Ok(exit) = timeout(DEATH_LIMIT, exited).await {
+                let message = format!("in OnSessionEnter, {}", obituary(exit, process));
+                return Err(BindError::new(code::ENTER, message));
+            }
+            Err(BindError::new(code::ENTER, message))
+        }
+    }
+}
+
+fn no_socket(process: &dyn Running) -> String {
+    let last = process.last_errors();
+    let said = if last.is_empty() {
+        String::new()
+    } else {
+        format!("; its last lines on standard error:\n{last}")
+    };
+    format!(
+        "the service did not listen on FLAME_INSTANCE_ENDPOINT within {} s{said}",
+        START_LIMIT.as_secs()
+    )
+}
+
+async fn connect(host: &Host, socket: &Path) -> Channel {
+    host.sockets.appeared(socket).await;
+    let (mut wait, longest) = CONNECT_WAIT;
+    loop {
+        match channel::connect_unix(socket).await {
+            Ok(channel) => return channel,
+            Err(error) => tracing::debug!(error = chain(&error), "not listening yet"),
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(longest);
+    }
+}
+
+fn client(channel: Channel, limit: usize) -> InstanceClient<Channel> {
+    InstanceClient::new(channel)
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(limit)
+}
+
+/// Whether the connection broke; a status that the service sent has no cause on this side.
+fn is_broken(status: &Status) -> bool {
+    status.source().is_some()
+}
+
+fn in_words(call: &str, status: &Status) -> String {
+    format!("{call} failed: {}: {}", status.code(), status.message())
+}
+
+impl Service {
+    async fn enter(&mut self, order: &StartExecutor) -> Result<(), (String, bool)> {
+        let application = order.spec.as_ref().map(|spec| ApplicationContext {
+            name: order.application.clone(),
+            shim: spec.shim,
+            image: spec.image.clone(),
+            command: spec.command.clone(),
+            working_directory: spec.working_directory.clone(),
+            url: spec.url.clone(),
+            installer: spec.installer.clone(),
+        });
+        let context = SessionContext {
+            session_id: order.session_id.clone(),
+            application,
+            common_data: order.common_data.clone(),
+        };
+        let answer = self.client.on_session_enter(context).await;
+        let result = answer
+            .map_err(|status| (in_words("OnSessionEnter", &status), is_broken(&status)))?
+            .into_inner();
+        match (result.return_code, result.message) {
+            (0, _) => Ok(()),
+            (_, Some(message)) if !message.is_empty() => Err((message, false)),
+            (code, _) => Err((format!("OnSessionEnter returned {code} without a message"), false)),
+        }
+    }
+
+    /// Runs one task to its end.
+    pub(super) async fn invoke(
+        &mut self,
+        executor: &ExecutorId,
+        task: TaskItem,
+    ) -> Result<TaskDone, InvokeError> {
+        let context = TaskContext {
+            task_id: task.task_id.to_string(),
+            session_id: self.session.clone(),
+            input: task.input,
+        };
+        let begin = Instant::now();
+        let answer = self.client.on_task_invoke(context).await;
+        let mut done = TaskDone {
+            executor_id: executor.to_string(),
+            session_id: self.session.clone(),
+            task_id: task.task_id,
+            attempt: task.attempt,
+            duration_us: u64::try_from(begin.elapsed().as_micros()).unwrap_or(u64::MAX),
+            ..TaskDone::default()
+        };
+        match answer {
+            Ok(answer) => {
+                let result = answer.into_inner();
+                done.return_code = result.return_code;
+                done.output = result.output;
+                done.message = result.message;
+                Ok(done)
+            }
+            Err(status) => {
+                done.return_code = -1;
+                done.message = Some(in_words("OnTaskInvoke", &status));
+                Err(InvokeError {
+                    done,
+                    broken: is_broken(&status),
+                })
+            }
+        }
+    }
+
+    /// Tells the service that its session is over.
+    pub(super) async fn leave(&mut self) -> Result<(), String> {
+        let answer = self.client.on_session_leave(EmptyRequest {}).await;
+        let result = answer
+            .map_err(|status| in_words("OnSessionLeave", &status))?
+            .into_inner();
+        match result.return_code {
+            0 => Ok(()),
+            code => Err(format!(
+                "it returned {code}: {}",
+                result.message.unwrap_or_default()
+            )),
+        }
+    }
+
+    /// A new connection after the old one broke.
+    pub(super) async fn reconnect(&mut self) -> Result<(), ChannelError> {
+        self.client = client(channel::connect_unix(&self.socket).await?, self.limit);
+        Ok(())
+    }
+}

@@ -1,0 +1,290 @@
+//! What the session manager has to be told: the executors, the tasks in hand, the results.
+//! Knows no I/O, so that links, ends and acknowledgements in any order can be tested.
+
+use std::collections::{HashMap, VecDeque};
+
+use flame_core::ExecutorId;
+use flame_rpc::node::{
+    ExecutorPhase, ExecutorUpdate, RunningExecutor, StartExecutor, TaskAttempt, TaskDone, TaskItem,
+    from_agent,
+};
+use flame_rpc::v1::ResourceRequirement;
+
+use crate::executor::{Ended, code};
+use crate::results::ResultBuffer;
+
+/// The agent's books. An executor stays in them until the manager has been told of its end and
+/// has acknowledged its results: so long it belongs to what Hello lists.
+#[derive(Debug)]
+pub struct Ledger {
+    executors: HashMap<ExecutorId, Entry>,
+    results: ResultBuffer,
+    /// To be sent after the results that came before.
+    updates: VecDeque<ExecutorUpdate>,
+    tasks_done: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    session: String,
+    application: String,
+    resreq: Option<ResourceRequirement>,
+    bound: bool,
+    /// Handed out and not finished, in order.
+    in_hand: VecDeque<TaskAttempt>,
+    /// Finished, but the result is not acknowledged, in order.
+    unacknowledged: VecDeque<TaskAttempt>,
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+struct End {
+    update: ExecutorUpdate,
+    /// It went out on some link.
+    told: bool,
+}
+
+impl Entry {
+    fn is_settled(&self) -> bool {
+        self.unacknowledged.is_empty() && self.end.as_ref().is_some_and(|end| end.told)
+    }
+}
+
+impl Ledger {
+    /// Empty books for a link that carries messages up to `max_message_size` bytes.
+    #[must_use]
+    pub fn new(max_message_size: usize) -> Self {
+        Self {
+            executors: HashMap::new(),
+            results: ResultBuffer::new(max_message_size),
+            updates: VecDeque::new(),
+            tasks_done: 0,
+        }
+    }
+
+    /// A new executor.
+    pub fn started(&mut self, id: ExecutorId, order: &StartExecutor) {
+        self.executors.insert(
+            id,
+            Entry {
+                session: order.session_id.clone(),
+                application: order.application.clone(),
+                resreq: order.resreq,
+                bound: false,
+                in_hand: VecDeque::new(),
+                unacknowledged: VecDeque::new(),
+                end: None,
+            },
+        );
+    }
+
+    /// Whether the executor is in the books.
+    #[must_use]
+    pub fn knows(&self, id: &str) -> bool {
+        self.executors.contains_key(id)
+    }
+
+    /// The session of an executor in the books.
+    #[must_use]
+    pub fn session(&self, id: &str) -> Option<&str> {
+        self.executors.get(id).map(|entry| entry.session.as_str())
+    }
+
+    /// Executors whose process is there or is being started.
+    #[must_use]
+    pub fn live(&self) -> usize {
+        self.executors
+            .values()
+            .filter(|entry| entry.end.is_none())
+            .count()
+    }
+
+    /// Tasks finished since the agent started.
+    #[must_use]
+    pub fn tasks_done(&self) -> u64 {
+        self.tasks_done
+    }
+
+    /// OnSessionEnter has succeeded.
+    pub fn bound(&mut self, id: &str) {
+        if let Some(entry) = self.executors.get_mut(id) {
+            entry.bound = true;
+            self.updates.push_back(update(id, ExecutorPhase::Bound));
+        }
+    }
+
+    /// Tells once more what is known of an executor, because the manager asked again. One that
+    /// is still being started is told of when it is decided.
+    pub fn repeat(&mut self, id: &str) {
+        match self.executors.get(id) {
+            Some(Entry { end: Some(end), .. }) => self.updates.push_back(end.update.clone()),
+            Some(Entry { bound: true, .. }) => self.updates.push_back(update(id, ExecutorPhase::Bound)),
+            Some(_) => {}
+            None => self.updates.push_back(update(id, ExecutorPhase::Released)),
+        }
+    }
+
+    /// An executor that was asked for will not be started.
+    pub fn refused(&mut self, id: &str, reason: &str) {
+        self.updates.push_back(ExecutorUpdate {
+            code: code::UNKNOWN,
+            message: reason.to_owned(),
+            ..update(id, ExecutorPhase::BindFailed)
+        });
+    }
+
+    /// Takes tasks into the books. Returns false if the executor is no more; the manager is
+    /// then told that they are lost.
+    pub fn handed_out(&mut self, id: &str, tasks: &[TaskItem]) -> bool {
+        let attempts = tasks.iter().map(|task| TaskAttempt {
+            task_id: task.task_id,
+            attempt: task.attempt,
+        });
+        let mut answer = match self.executors.get_mut(id) {
+            Some(entry) => match &entry.end {
+                None => {
+                    entry.in_hand.extend(attempts);
+                    return true;
+                }
+                Some(end) => end.update.clone(),
+            },
+            None => update(id, ExecutorPhase::Released),
+        };
+        answer.lost = attempts.collect();
+        answer.running = false;
+        self.updates.push_back(answer);
+        false
+    }
+
+    /// A task has ended.
+    pub fn done(&mut self, done: TaskDone) {
+        self.tasks_done += 1;
+        if let Some(entry) = self.executors.get_mut(done.executor_id.as_str()) {
+            let attempt = attempt_of(&done);
+            remove(&mut entry.in_hand, attempt);
+            entry.unacknowledged.push_back(attempt);
+        }
+        self.results.push(done);
+    }
+
+    /// The executor is no more; what it had in hand is lost.
+    pub fn ended(&mut self, id: &str, ended: &Ended) {
+        let Some(entry) = self.executors.get_mut(id) else {
+            return;
+        };
+        let mut told = match ended {
+            Ended::BindFailed { code, message } => ExecutorUpdate {
+                code: *code,
+                message: message.clone(),
+                ..update(id, ExecutorPhase::BindFailed)
+            },
+            Ended::Died { message, running } => ExecutorUpdate {
+                message: message.clone(),
+                running: *running,
+                ..update(id, ExecutorPhase::Died)
+            },
+            Ended::Released { running } => ExecutorUpdate {
+                running: *running,
+                ..update(id, ExecutorPhase::Released)
+            },
+        };
+        told.lost = entry.in_hand.iter().copied().collect();
+        entry.end = Some(End {
+            update: told.clone(),
+            told: false,
+        });
+        self.updates.push_back(told);
+    }
+
+    /// The manager has all results up to `sequence`.
+    pub fn acknowledged(&mut self, sequence: u64) {
+        for done in self.results.acknowledge(sequence) {
+            if let Some(entry) = self.executors.get_mut(done.executor_id.as_str()) {
+                remove(&mut entry.unacknowledged, attempt_of(&done));
+                if entry.is_settled() {
+                    self.executors.remove(done.executor_id.as_str());
+                }
+            }
+        }
+    }
+
+    /// There is a new connection: what Hello says, and everything that the manager may not
+    /// have heard is to be sent again after it. Nothing else of the old link remains.
+    pub fn reconnected(&mut self) -> Vec<RunningExecutor> {
+        self.results.rewind();
+        let ends = self.executors.values().filter_map(|entry| entry.end.as_ref());
+        self.updates = ends.map(|end| end.update.clone()).collect();
+        self.executors
+            .iter()
+            .map(|(id, entry)| RunningExecutor {
+                executor_id: id.to_string(),
+                session_id: entry.session.clone(),
+                application: entry.application.clone(),
+                resreq: entry.resreq,
+                bound: entry.bound,
+                tasks: entry
+                    .unacknowledged
+                    .iter()
+                    .chain(&entry.in_hand)
+                    .copied()
+                    .collect(),
+            })
+            .collect()
+    }
+
+    /// Whether there is something to send on the present link.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        self.results.has_unsent() || !self.updates.is_empty()
+    }
+
+    /// Whether all is sent and all results are acknowledged.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.results.is_empty() && self.updates.is_empty()
+    }
+
+    /// What to send next on the present link, counted as sent from now on. Results go before
+    /// updates: whoever hears of an executor's end has its results already.
+    pub fn next_message(&mut self) -> Option<from_agent::Message> {
+        if let Some(batch) = self.results.next_batch() {
+            return Some(from_agent::Message::Results(batch));
+        }
+        let update = self.updates.pop_front()?;
+        if let Some(entry) = self.executors.get_mut(update.executor_id.as_str()) {
+            if let Some(end) = &mut entry.end {
+                end.told = true;
+            }
+            if entry.is_settled() {
+                self.executors.remove(update.executor_id.as_str());
+            }
+        }
+        Some(from_agent::Message::Executor(update))
+    }
+}
+
+fn update(id: &str, phase: ExecutorPhase) -> ExecutorUpdate {
+    ExecutorUpdate {
+        executor_id: id.to_owned(),
+        phase: phase.into(),
+        ..ExecutorUpdate::default()
+    }
+}
+
+fn attempt_of(done: &TaskDone) -> TaskAttempt {
+    TaskAttempt {
+        task_id: done.task_id,
+        attempt: done.attempt,
+    }
+}
+
+/// Tasks end in order, so the first is nearly always the right one.
+fn remove(attempts: &mut VecDeque<TaskAttempt>, attempt: TaskAttempt) {
+    if let Some(place) = attempts.iter().position(|held| *held == attempt) {
+        attempts.remove(place);
+    }
+}
+
+#[cfg(test)]
+#[path = "ledger_tests.rs"]
+mod tests;

@@ -1,0 +1,144 @@
+//! How service processes are started and ended. [`process::ProcessRuntime`] makes plain child
+//! processes; an implementation that asks systemd for units of a template belongs beside it.
+
+pub mod process;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use flame_core::ExecutorId;
+use futures::future::BoxFuture;
+
+use crate::spec::{Spec, SpecError};
+
+/// What is to be started.
+#[derive(Debug)]
+pub struct Launch {
+    /// The executor that it is for.
+    pub executor: ExecutorId,
+    /// The process.
+    pub spec: Spec,
+}
+
+/// Why nothing was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The spec could not be handed over.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// There is no launcher.
+    #[error("the launcher flame-executor is in none of {}; reinstall Flame", list(.0))]
+    NoLauncher(Vec<PathBuf>),
+    /// The launcher could not be started or watched.
+    #[error("cannot {action} {launcher}: {source}", launcher = launcher.display())]
+    Launcher {
+        /// What was tried.
+        action: &'static str,
+        /// The launcher.
+        launcher: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    shown.join(", ")
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this status.
+    Status(i32),
+    /// By this signal.
+    Signal(i32),
+    /// Nobody knows.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "exited with status {status}"),
+            Self::Signal(number) => match signal_name(*number) {
+                Some(name) => write!(f, "was killed by signal {number} ({name})"),
+                None => write!(f, "was killed by signal {number}"),
+            },
+            Self::Unknown => f.write_str("ended"),
+        }
+    }
+}
+
+/// Names of the signals that end services in practice.
+fn signal_name(number: i32) -> Option<&'static str> {
+    use rustix::process::Signal;
+    [
+        (Signal::HUP, "SIGHUP"),
+        (Signal::INT, "SIGINT"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::TRAP, "SIGTRAP"),
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::KILL, "SIGKILL, perhaps out of memory"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::XCPU, "SIGXCPU"),
+        (Signal::SYS, "SIGSYS"),
+    ]
+    .into_iter()
+    .find(|(signal, _)| signal.as_raw() == number)
+    .map(|(_, name)| name)
+}
+
+/// How to end a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Ask it and all that it started.
+    Terminate,
+    /// Make it and all that it started.
+    Kill,
+}
+
+/// Starts service processes.
+pub trait Runtime: Send + Sync {
+    /// Starts the process and returns at once; whether it serves is seen at its socket.
+    fn start(&self, launch: Launch) -> BoxFuture<'_, Result<Box<dyn Running>, StartError>>;
+}
+
+/// A process that was started. Its end is always awaited by the runtime, whoever asks.
+pub trait Running: Send + Sync {
+    /// Process id, for people.
+    fn pid(&self) -> u32;
+    /// Completes when it has ended, at once if it has already.
+    fn exited(&self) -> BoxFuture<'_, Exit>;
+    /// Asks for the end of the process and of all that it started. No effect once it has ended.
+    fn stop(&self, how: Stop);
+    /// The last lines that it wrote to its standard error, joined.
+    fn last_errors(&self) -> String;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_is_told_in_words() {
+        for (exit, words) in [
+            (Exit::Status(3), "exited with status 3"),
+            (Exit::Signal(11), "was killed by signal 11 (SIGSEGV)"),
+            (
+                Exit::Signal(9),
+                "was killed by signal 9 (SIGKILL, perhaps out of memory)",
+            ),
+            (Exit::Signal(40), "was killed by signal 40"),
+            (Exit::Unknown, "ended"),
+        ] {
+            assert_eq!(exit.to_string(), words);
+        }
+    }
+}
