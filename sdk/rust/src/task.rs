@@ -168,7 +168,10 @@ async fn explained(session: &Session, task: v1::Task) -> Result<v1::Task, Error>
 }
 
 /// The output of a task that has ended.
-pub(crate) fn output(task: v1::Task) -> Result<Option<Bytes>, Error> {
+///
+/// # Errors
+/// [`Error::TaskFailed`] and [`Error::TaskCancelled`], if it ended so.
+pub fn output(task: v1::Task) -> Result<Option<Bytes>, Error> {
     let named = |task: &v1::Task| {
         let session = task.spec.as_ref().map(|spec| spec.session_id.clone());
         (session.unwrap_or_default(), id(task).to_owned())

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flame_core::config::ClientConfig;
+use flame_core::config::{ClientConfig, Endpoint};
 use flame_rpc::channel;
 use flame_rpc::v1;
 use flame_rpc::v1::frontend_client::FrontendClient;
@@ -38,6 +38,19 @@ impl Default for ClientOptions {
             reconnect_limit: RECONNECT_LIMIT,
         }
     }
+}
+
+/// The configuration of a command-line client: the file (see [`ClientConfig::load`]), the
+/// environment, and above both the endpoint of the command line.
+///
+/// # Errors
+/// [`Error::Config`] names the file or the variable.
+pub fn config(file: Option<&Path>, endpoint: Option<Endpoint>) -> Result<ClientConfig, Error> {
+    let mut config = ClientConfig::load(file)?;
+    if let Some(endpoint) = endpoint {
+        config.endpoint = endpoint;
+    }
+    Ok(config)
 }
 
 /// A connection to a session manager. Clones share it.

@@ -1,0 +1,105 @@
+//! Command line of `flmping`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use flame_core::config::Endpoint;
+use flame_core::size;
+
+const EXAMPLES: &str = "\
+Examples:
+  flmping                        10 tasks that do nothing
+  flmping -t 100 -d 50 -m 64M    100 tasks that each fill 64 MiB for 50 ms
+  flmping -p -t 30000            tasks per second and latency
+  flmping -p -t 30000 -o json    the same for programs
+
+Exit status: 0 all tasks succeeded, 1 some did not or an error, 2 wrong arguments, 130 interrupted.
+The session manager is the one of --endpoint, FLAME_ENDPOINT, ~/.flame/flame.yaml, or else
+http://127.0.0.1:8080.";
+
+/// Checks that a Flame cluster runs tasks, and how fast.
+#[derive(Debug, Parser)]
+#[command(name = "flmping", version, after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Number of tasks.
+    #[arg(short, long, value_name = "N", default_value_t = 10,
+          value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+    pub(crate) tasks: u64,
+    /// How long each task takes, in milliseconds.
+    #[arg(short, long, value_name = "MS")]
+    pub(crate) duration: Option<u64>,
+    /// How much memory each task fills, e.g. 64M.
+    #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
+    pub(crate) memory: Option<u64>,
+    /// Benchmark: no line per task, only the numbers.
+    #[arg(short = 'p', long)]
+    pub(crate) benchmark: bool,
+    /// Tasks under way at the same time.
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) window: u64,
+    /// Session manager, e.g. http://10.0.0.1:8080.
+    #[arg(short, long, value_name = "URL")]
+    pub(crate) endpoint: Option<Endpoint>,
+    /// Configuration file instead of ~/.flame/flame.yaml.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) config: Option<PathBuf>,
+    /// Application to ping: one whose service is flmping-service.
+    #[arg(short, long, value_name = "NAME", default_value = "flmping")]
+    pub(crate) application: String,
+    /// Id of the session to create, instead of a random one.
+    #[arg(short, long, value_name = "ID")]
+    pub(crate) session: Option<String>,
+    /// How the result is printed.
+    #[arg(short, long, value_name = "FORMAT", default_value = "table")]
+    pub(crate) output: Output,
+    /// Give up after that many seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// How the result is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a number of seconds above 0, e.g. 30 or 0.5");
+    let seconds: f64 = text.parse().map_err(|_| wrong())?;
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
+    if duration.is_zero() {
+        Err(wrong())
+    } else {
+        Ok(duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_positive_seconds() {
+        assert_eq!(seconds("1.5"), Ok(Duration::from_millis(1500)));
+        for wrong in ["", "0", "-1", "x", "inf", "NaN"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn no_tasks_is_a_mistake() {
+        assert!(Args::try_parse_from(["flmping", "-t", "0"]).is_err());
+        assert!(Args::try_parse_from(["flmping", "-e", "localhost"]).is_err());
+    }
+}
