@@ -41,7 +41,14 @@ pub fn applications() -> Result<Vec<(ApplicationName, ApplicationSpec)>, IdError
         }),
         ..ApplicationSpec::default()
     };
-    let arguments = ["run", "--python", "python${FLAME_PYTHON_VERSION}", "python", "-m", "flamepy.runner.runpy"];
+    let arguments = [
+        "run",
+        "--python",
+        "python${FLAME_PYTHON_VERSION}",
+        "python",
+        "-m",
+        "flamepy.runner.runpy",
+    ];
     let flmrun = ApplicationSpec {
         description: Some("Template of the applications that the Python Runner makes.".to_owned()),
         command: Some(format!("{BIN}/uv")),

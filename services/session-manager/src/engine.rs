@@ -136,7 +136,11 @@ impl Engine {
                 let _gone = sender.send(durable.and(result));
             })
         });
-        receiver.await.unwrap_or_else(|_| Err(CoreError::Unavailable("the session manager is stopping".to_owned())))
+        receiver.await.unwrap_or_else(|_| {
+            Err(CoreError::Unavailable(
+                "the session manager is stopping".to_owned(),
+            ))
+        })
     }
 
     /// Applies a command of a client that changes something. The reply comes when the change is
@@ -188,7 +192,11 @@ impl Engine {
     pub(crate) fn open_link(&self) -> (LinkId, mpsc::UnboundedReceiver<ToAgent>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let link = self.links.last.fetch_add(1, Ordering::Relaxed) + 1;
-        self.links.senders.lock().unwrap_or_else(PoisonError::into_inner).insert(link, sender);
+        self.links
+            .senders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(link, sender);
         (link, receiver)
     }
 
@@ -225,7 +233,10 @@ impl Links {
     }
 
     fn close(&self, link: LinkId) {
-        self.senders.lock().unwrap_or_else(PoisonError::into_inner).remove(&link);
+        self.senders
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&link);
     }
 }
 
@@ -253,7 +264,10 @@ impl Shared {
 
 fn run_core(mut core: Core, jobs: &Receiver<Job>, batches: &SyncSender<Batch>, shared: &Shared) {
     let started = Instant::now();
-    let clock = || Now { wall: unix_millis(), mono: started.elapsed() };
+    let clock = || Now {
+        wall: unix_millis(),
+        mono: started.elapsed(),
+    };
     loop {
         let now = clock();
         let first = match core.next_deadline(now) {
@@ -272,8 +286,20 @@ fn run_core(mut core: Core, jobs: &Receiver<Job>, batches: &SyncSender<Batch>, s
         core.settle(now, &mut fx);
         shared.links.send(fx.orders);
         fx.notices.iter().for_each(log);
-        let Effects { records, answers, updates, hang_up, .. } = fx;
-        let batch = Batch { records, replies, answers, updates, hang_up };
+        let Effects {
+            records,
+            answers,
+            updates,
+            hang_up,
+            ..
+        } = fx;
+        let batch = Batch {
+            records,
+            replies,
+            answers,
+            updates,
+            hang_up,
+        };
         let nothing_to_wait_for = batch.records.is_empty() && shared.outstanding.load(Ordering::Acquire) == 0;
         if nothing_to_wait_for {
             shared.release(batch);
@@ -303,7 +329,11 @@ fn run_store(mut store: Box<dyn Store>, batches: &Receiver<Batch>, shared: &Shar
 }
 
 fn commit(store: &mut dyn Store, batch: &Batch) -> Result<(), StoreError> {
-    if batch.records.is_empty() { Ok(()) } else { store.commit(&batch.records) }
+    if batch.records.is_empty() {
+        Ok(())
+    } else {
+        store.commit(&batch.records)
+    }
 }
 
 /// Keeps the batch that could not be stored, and what comes after it, until storing works again.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use flame_core::state::TaskState;
 use flame_core::{ApplicationName, SessionId, TaskId};
-use flame_rpc::v1::frontend_server::Frontend;
 use flame_rpc::v1;
+use flame_rpc::v1::frontend_server::Frontend;
 use futures::{Stream, StreamExt, stream};
 use tonic::{Request, Response, Status};
 
@@ -56,11 +56,21 @@ async fn read_stored<T: Send + 'static>(
 /// directory, whose errors are statuses by the wire contract.
 pub(crate) fn check_specification(spec: &v1::ApplicationSpec) -> Result<(), Box<Status>> {
     let invalid = |text: String| Err(Box::new(Status::invalid_argument(text)));
-    if let Some(directory) = spec.working_directory.as_ref().filter(|d| !d.is_empty() && !d.starts_with('/')) {
-        return invalid(format!("working_directory must be an absolute path, not {directory:?}"));
+    if let Some(directory) = spec
+        .working_directory
+        .as_ref()
+        .filter(|d| !d.is_empty() && !d.starts_with('/'))
+    {
+        return invalid(format!(
+            "working_directory must be an absolute path, not {directory:?}"
+        ));
     }
     let Some(schema) = &spec.schema else { return Ok(()) };
-    for (name, text) in [("input", &schema.input), ("output", &schema.output), ("common_data", &schema.common_data)] {
+    for (name, text) in [
+        ("input", &schema.input),
+        ("output", &schema.output),
+        ("common_data", &schema.common_data),
+    ] {
         let Some(text) = text else { continue };
         match serde_json::from_str(text) {
             Err(error) => return invalid(format!("schema.{name} is not JSON: {error}")),
@@ -83,15 +93,22 @@ fn session_id(text: &str) -> Result<SessionId, Status> {
 }
 
 fn task_id(text: &str) -> Result<TaskId, Status> {
-    text.parse().map_err(|_| Status::invalid_argument(format!("task id {text:?} is not a number")))
+    text.parse()
+        .map_err(|_| Status::invalid_argument(format!("task id {text:?} is not a number")))
 }
 
 /// Errors of the registry travel inside the answer.
 fn in_band(result: Result<(), CoreError>) -> Result<Response<v1::Result>, Status> {
     match result {
-        Ok(()) => Ok(Response::new(v1::Result { return_code: 0, message: None })),
+        Ok(()) => Ok(Response::new(v1::Result {
+            return_code: 0,
+            message: None,
+        })),
         Err(error @ CoreError::Unavailable(_)) => Err(error.into()),
-        Err(error) => Ok(Response::new(v1::Result { return_code: -1, message: Some(error.to_string()) })),
+        Err(error) => Ok(Response::new(v1::Result {
+            return_code: -1,
+            message: Some(error.to_string()),
+        })),
     }
 }
 
@@ -103,18 +120,28 @@ fn application_name(text: &str) -> Result<ApplicationName, CoreError> {
 fn task_view(session: &str, row: &TaskRow, with_events: bool) -> v1::Task {
     let event = |state: TaskState, time: i64, message: Option<&String>| v1::Event {
         code: state.code(),
-        message: Some(message.cloned().unwrap_or_else(|| format!("task is {}", state.to_string().to_lowercase()))),
+        message: Some(
+            message
+                .cloned()
+                .unwrap_or_else(|| format!("task is {}", state.to_string().to_lowercase())),
+        ),
         creation_time: time,
     };
     let mut events = Vec::new();
     if with_events {
         events.push(event(TaskState::Pending, row.created, None));
         events.extend(row.started.map(|time| event(TaskState::Running, time, None)));
-        events.extend(row.finished.map(|time| event(row.state, time, row.message.as_ref())));
+        events.extend(
+            row.finished
+                .map(|time| event(row.state, time, row.message.as_ref())),
+        );
     }
     let id = row.id.to_string();
     v1::Task {
-        metadata: Some(v1::Metadata { id: id.clone(), name: id }),
+        metadata: Some(v1::Metadata {
+            id: id.clone(),
+            name: id,
+        }),
         spec: Some(v1::TaskSpec {
             session_id: session.to_owned(),
             input: row.input.clone(),
@@ -139,13 +166,23 @@ fn all_tasks(reader: Arc<dyn TaskReader>, session: String, live: LiveTasks) -> T
         after: TaskId,
         done: bool,
     }
-    let state = State { reader, key: live.key, live: live.tasks.into_iter().peekable(), after: 0, done: false };
+    let state = State {
+        reader,
+        key: live.key,
+        live: live.tasks.into_iter().peekable(),
+        after: 0,
+        done: false,
+    };
     let pages = stream::unfold(state, |mut state| async move {
         if state.done {
             return None;
         }
         let (key, after) = (state.key, state.after);
-        let page = match read_stored(Arc::clone(&state.reader), move |reader| reader.tasks(key, after, PAGE)).await {
+        let page = match read_stored(Arc::clone(&state.reader), move |reader| {
+            reader.tasks(key, after, PAGE)
+        })
+        .await
+        {
             Ok(page) => page,
             Err(status) => {
                 state.done = true;
@@ -192,8 +229,9 @@ impl Frontend for FrontendService {
         request: Request<v1::UnregisterApplicationRequest>,
     ) -> Result<Response<v1::Result>, Status> {
         let name = request.into_inner().name;
-        let removed =
-            self.engine.write(move |core, _, fx| core.unregister_application(&application_name(&name)?, fx));
+        let removed = self
+            .engine
+            .write(move |core, _, fx| core.unregister_application(&application_name(&name)?, fx));
         in_band(removed.await)
     }
 
@@ -215,28 +253,46 @@ impl Frontend for FrontendService {
         request: Request<v1::GetApplicationRequest>,
     ) -> Result<Response<v1::Application>, Status> {
         let name = request.into_inner().name;
-        Ok(Response::new(self.engine.read(move |core, _, _| core.get_application(&name)).await?))
+        Ok(Response::new(
+            self.engine
+                .read(move |core, _, _| core.get_application(&name))
+                .await?,
+        ))
     }
 
     async fn list_application(
         &self,
         _request: Request<v1::ListApplicationRequest>,
     ) -> Result<Response<v1::ApplicationList>, Status> {
-        Ok(Response::new(self.engine.read(|core, _, _| Ok(core.list_applications())).await?))
+        Ok(Response::new(
+            self.engine
+                .read(|core, _, _| Ok(core.list_applications()))
+                .await?,
+        ))
     }
 
     async fn list_executor(
         &self,
         _request: Request<v1::ListExecutorRequest>,
     ) -> Result<Response<v1::ExecutorList>, Status> {
-        Ok(Response::new(self.engine.read(|core, _, _| Ok(core.list_executors())).await?))
+        Ok(Response::new(
+            self.engine.read(|core, _, _| Ok(core.list_executors())).await?,
+        ))
     }
 
-    async fn list_nodes(&self, _request: Request<v1::ListNodesRequest>) -> Result<Response<v1::NodeList>, Status> {
-        Ok(Response::new(self.engine.read(|core, _, _| Ok(core.list_nodes())).await?))
+    async fn list_nodes(
+        &self,
+        _request: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::NodeList>, Status> {
+        Ok(Response::new(
+            self.engine.read(|core, _, _| Ok(core.list_nodes())).await?,
+        ))
     }
 
-    async fn get_node(&self, request: Request<v1::GetNodeRequest>) -> Result<Response<v1::GetNodeResponse>, Status> {
+    async fn get_node(
+        &self,
+        request: Request<v1::GetNodeRequest>,
+    ) -> Result<Response<v1::GetNodeResponse>, Status> {
         let name = request.into_inner().name;
         let node = self.engine.read(move |core, _, _| core.get_node(&name)).await?;
         Ok(Response::new(v1::GetNodeResponse { node: Some(node) }))
@@ -249,7 +305,9 @@ impl Frontend for FrontendService {
         let request = request.into_inner();
         let id = session_id(&request.session_id)?;
         let spec = required(request.session, "session")?;
-        let created = self.engine.write(move |core, now, fx| core.create_session(&id, spec, now, fx));
+        let created = self
+            .engine
+            .write(move |core, now, fx| core.create_session(&id, spec, now, fx));
         Ok(Response::new(created.await?))
     }
 
@@ -259,7 +317,9 @@ impl Frontend for FrontendService {
     ) -> Result<Response<v1::Session>, Status> {
         let request = request.into_inner();
         let id = session_id(&request.session_id)?;
-        let opened = self.engine.write(move |core, now, fx| core.open_session(&id, request.session, now, fx));
+        let opened = self
+            .engine
+            .write(move |core, now, fx| core.open_session(&id, request.session, now, fx));
         Ok(Response::new(opened.await?))
     }
 
@@ -268,7 +328,11 @@ impl Frontend for FrontendService {
         request: Request<v1::CloseSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
         let id = request.into_inner().session_id;
-        Ok(Response::new(self.engine.write(move |core, now, fx| core.close_session(&id, now, fx)).await?))
+        Ok(Response::new(
+            self.engine
+                .write(move |core, now, fx| core.close_session(&id, now, fx))
+                .await?,
+        ))
     }
 
     async fn delete_session(
@@ -276,26 +340,42 @@ impl Frontend for FrontendService {
         request: Request<v1::DeleteSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
         let id = request.into_inner().session_id;
-        Ok(Response::new(self.engine.write(move |core, _, fx| core.delete_session(&id, fx)).await?))
+        Ok(Response::new(
+            self.engine
+                .write(move |core, _, fx| core.delete_session(&id, fx))
+                .await?,
+        ))
     }
 
-    async fn get_session(&self, request: Request<v1::GetSessionRequest>) -> Result<Response<v1::Session>, Status> {
+    async fn get_session(
+        &self,
+        request: Request<v1::GetSessionRequest>,
+    ) -> Result<Response<v1::Session>, Status> {
         let id = request.into_inner().session_id;
-        Ok(Response::new(self.engine.read(move |core, _, _| core.get_session(&id)).await?))
+        Ok(Response::new(
+            self.engine.read(move |core, _, _| core.get_session(&id)).await?,
+        ))
     }
 
     async fn list_session(
         &self,
         _request: Request<v1::ListSessionRequest>,
     ) -> Result<Response<v1::SessionList>, Status> {
-        Ok(Response::new(self.engine.read(|core, _, _| Ok(core.list_sessions())).await?))
+        Ok(Response::new(
+            self.engine.read(|core, _, _| Ok(core.list_sessions())).await?,
+        ))
     }
 
-    async fn create_task(&self, request: Request<v1::CreateTaskRequest>) -> Result<Response<v1::Task>, Status> {
+    async fn create_task(
+        &self,
+        request: Request<v1::CreateTaskRequest>,
+    ) -> Result<Response<v1::Task>, Status> {
         let spec = required(request.into_inner().task, "task")?;
         let session = spec.session_id.clone();
-        let created =
-            self.engine.write(move |core, now, fx| core.create_task(&spec.session_id, spec.input, now, fx)).await?;
+        let created = self
+            .engine
+            .write(move |core, now, fx| core.create_task(&spec.session_id, spec.input, now, fx))
+            .await?;
         Ok(Response::new(task_view(&session, &created, false)))
     }
 
@@ -303,7 +383,10 @@ impl Frontend for FrontendService {
         let request = request.into_inner();
         let id = task_id(&request.task_id)?;
         let session = request.session_id.clone();
-        let found = self.engine.read(move |core, _, _| core.get_task(&request.session_id, id)).await?;
+        let found = self
+            .engine
+            .read(move |core, _, _| core.get_task(&request.session_id, id))
+            .await?;
         let row = match found {
             Found::Live(row) => row,
             Found::InStore(key) => {
@@ -348,24 +431,29 @@ impl Frontend for FrontendService {
                 return Ok(Response::new(Box::pin(stream::iter(last))));
             }
         };
-        let news = stream::unfold((first, watch, TaskState::Pending), |(first, mut watch, last)| async move {
-            if last.is_terminal() {
-                return None;
-            }
-            let mut next = first;
-            loop {
-                let row = match next.take() {
-                    Some(row) => row,
-                    None => watch.next().await?,
-                };
-                // News of a batch that was on its way when the watch began may repeat the state.
-                if row.state != last {
-                    let state = row.state;
-                    return Some((row, (None, watch, state)));
+        let news = stream::unfold(
+            (first, watch, TaskState::Pending),
+            |(first, mut watch, last)| async move {
+                if last.is_terminal() {
+                    return None;
                 }
-            }
-        });
-        Ok(Response::new(Box::pin(news.map(move |row| Ok(task_view(&session, &row, row.state.is_terminal()))))))
+                let mut next = first;
+                loop {
+                    let row = match next.take() {
+                        Some(row) => row,
+                        None => watch.next().await?,
+                    };
+                    // News of a batch that was on its way when the watch began may repeat the state.
+                    if row.state != last {
+                        let state = row.state;
+                        return Some((row, (None, watch, state)));
+                    }
+                }
+            },
+        );
+        Ok(Response::new(Box::pin(news.map(move |row| {
+            Ok(task_view(&session, &row, row.state.is_terminal()))
+        }))))
     }
 
     type ListTaskStream = TaskStream;

@@ -34,20 +34,30 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let path = arguments.config.unwrap_or_else(server::default_config_path);
-    let outcome = ClusterConfig::load(&path).map_err(anyhow::Error::from).and_then(|config| {
-        if arguments.check {
-            println!("{} is valid", path.display());
-            return Ok(());
-        }
-        tracing::info!("starting version {} with {}", env!("CARGO_PKG_VERSION"), path.display());
-        run(&config)
-    });
+    let outcome = ClusterConfig::load(&path)
+        .map_err(anyhow::Error::from)
+        .and_then(|config| {
+            if arguments.check {
+                println!("{} is valid", path.display());
+                return Ok(());
+            }
+            tracing::info!(
+                "starting version {} with {}",
+                env!("CARGO_PKG_VERSION"),
+                path.display()
+            );
+            run(&config)
+        });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             let configuration = error.downcast_ref::<ConfigError>().is_some();
-            if configuration { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
+            if configuration {
+                ExitCode::from(EXIT_CONFIG)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -60,7 +70,9 @@ fn run(config: &ClusterConfig) -> anyhow::Result<()> {
     let (engine, threads, reader) = server::start_engine(config)?;
     let served = runtime.block_on(async {
         let builtins = builtin::applications()?;
-        engine.write(move |core, now, fx| core.ensure_builtins(builtins, now, fx)).await?;
+        engine
+            .write(move |core, now, fx| core.ensure_builtins(builtins, now, fx))
+            .await?;
         server::serve(config, &engine, reader, listeners, &notifier).await
     });
     // Open calls end with the runtime, and with them the last ways to the engine.
@@ -73,7 +85,10 @@ fn run(config: &ClusterConfig) -> anyhow::Result<()> {
         let _late = done.send(());
     });
     if stored.recv_timeout(STOP_LIMIT).is_err() {
-        anyhow::bail!("the last changes could not be stored within {} s", STOP_LIMIT.as_secs());
+        anyhow::bail!(
+            "the last changes could not be stored within {} s",
+            STOP_LIMIT.as_secs()
+        );
     }
     served
 }

@@ -59,22 +59,32 @@ impl NodeLink for NodeLinkService {
         let first = tokio::time::timeout(HELLO_TIMEOUT, from_agent.message())
             .await
             .map_err(|_| Status::deadline_exceeded("the agent did not say hello"))??;
-        let Some(FromAgent { message: Some(from_agent::Message::Hello(mut hello)) }) = first else {
-            return Err(Status::invalid_argument("the first message of an agent must be Hello"));
+        let Some(FromAgent {
+            message: Some(from_agent::Message::Hello(mut hello)),
+        }) = first
+        else {
+            return Err(Status::invalid_argument(
+                "the first message of an agent must be Hello",
+            ));
         };
         let checked = match checked(&hello) {
             Ok(checked) => checked,
             Err(reason) => {
                 let refuse = to_agent::Message::Refuse(node::Refuse { reason });
-                let only = stream::iter([Ok(ToAgent { message: Some(refuse) })]);
+                let only = stream::iter([Ok(ToAgent {
+                    message: Some(refuse),
+                })]);
                 return Ok(Response::new(Box::pin(only)));
             }
         };
         let (link, to_agent) = self.engine.open_link();
         let (cluster, executors) = (self.cluster.clone(), std::mem::take(&mut hello.executors));
-        self.engine.tell(move |core, now, fx| core.node_connected(link, &cluster, checked, executors, now, fx));
+        self.engine
+            .tell(move |core, now, fx| core.node_connected(link, &cluster, checked, executors, now, fx));
         tokio::spawn(receive(self.engine.clone(), link, from_agent));
-        Ok(Response::new(Box::pin(UnboundedReceiverStream::new(to_agent).map(Ok))))
+        Ok(Response::new(Box::pin(
+            UnboundedReceiverStream::new(to_agent).map(Ok),
+        )))
     }
 }
 
@@ -82,7 +92,9 @@ impl NodeLink for NodeLinkService {
 async fn receive(engine: Engine, link: LinkId, mut from_agent: Streaming<FromAgent>) {
     loop {
         match from_agent.message().await {
-            Ok(Some(FromAgent { message: Some(message) })) => {
+            Ok(Some(FromAgent {
+                message: Some(message),
+            })) => {
                 engine.tell(move |core, now, fx| core.node_message(link, message, now, fx));
             }
             // A message of a later version that this one does not know.
@@ -108,13 +120,24 @@ mod tests {
     fn a_hostile_node_name_is_refused_and_capacity_is_the_default_of_allocatable() {
         let hello = |node: &str| Hello {
             node: node.to_owned(),
-            capacity: Some(v1::ResourceRequirement { cpu: 4, memory: 5, gpu: -1 }),
+            capacity: Some(v1::ResourceRequirement {
+                cpu: 4,
+                memory: 5,
+                gpu: -1,
+            }),
             shims: vec![v1::Shim::Host.into()],
             ..Hello::default()
         };
         assert!(checked(&hello("../n")).is_err());
         let node = checked(&hello("n1")).expect("valid");
-        assert_eq!(node.allocatable, Resources { cpu: 4, memory: 5, gpu: 0 });
+        assert_eq!(
+            node.allocatable,
+            Resources {
+                cpu: 4,
+                memory: 5,
+                gpu: 0
+            }
+        );
         assert_eq!(node.shims, [Shim::Host]);
     }
 }

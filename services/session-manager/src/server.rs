@@ -44,8 +44,8 @@ pub fn start_engine(config: &ClusterConfig) -> anyhow::Result<(Engine, EngineThr
         limits: config.limits,
         bind_retries: config.bind_retries,
     };
-    let (engine, threads) =
-        Engine::start(Core::new(core_config, snapshot), store).context("cannot start the engine's threads")?;
+    let (engine, threads) = Engine::start(Core::new(core_config, snapshot), store)
+        .context("cannot start the engine's threads")?;
     Ok((engine, threads, reader))
 }
 
@@ -64,12 +64,18 @@ pub async fn bind(config: &ClusterConfig) -> anyhow::Result<(TcpListener, TcpLis
 async fn bind_one(host: &str, port: u16, what: &str) -> anyhow::Result<TcpListener> {
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port))
         .await
-        .with_context(|| format!("cannot resolve {host:?}, the address of the {what} (cluster.endpoint or cluster.listen)"))?
+        .with_context(|| {
+            format!("cannot resolve {host:?}, the address of the {what} (cluster.endpoint or cluster.listen)")
+        })?
         .collect();
     TcpListener::bind(addresses.as_slice()).await.map_err(|error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; another process listens there: stop it, or choose another port in cluster.endpoint",
-            std::io::ErrorKind::AddrNotAvailable => "; this host does not have that address: set cluster.listen",
+            std::io::ErrorKind::AddrInUse => {
+                "; another process listens there: stop it, or choose another port in cluster.endpoint"
+            }
+            std::io::ErrorKind::AddrNotAvailable => {
+                "; this host does not have that address: set cluster.listen"
+            }
             std::io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
             _ => "",
         };
@@ -96,8 +102,12 @@ pub async fn serve(
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX);
     let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
-    let frontend = builder(config)?.add_service(frontend).serve_with_incoming(incoming(listeners.0));
-    let node_link = builder(config)?.add_service(node_link).serve_with_incoming(incoming(listeners.1));
+    let frontend = builder(config)?
+        .add_service(frontend)
+        .serve_with_incoming(incoming(listeners.0));
+    let node_link = builder(config)?
+        .add_service(node_link)
+        .serve_with_incoming(incoming(listeners.1));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -129,7 +139,9 @@ fn builder(config: &ClusterConfig) -> anyhow::Result<Server> {
         None => Ok(builder),
         Some(tls) => {
             let files = channel::server_tls(&tls.cert_file, &tls.key_file)?;
-            builder.tls_config(files).context("cannot set up TLS with cluster.tls.cert_file and key_file")
+            builder
+                .tls_config(files)
+                .context("cannot set up TLS with cluster.tls.cert_file and key_file")
         }
     }
 }
@@ -137,7 +149,10 @@ fn builder(config: &ClusterConfig) -> anyhow::Result<Server> {
 /// Feeds the watchdog and the STATUS line. Each time a question goes through the core and the
 /// store, so that a daemon that does not work any more is not kept alive.
 async fn report(engine: &Engine, notifier: &Notifier) -> anyhow::Result<()> {
-    let interval = notifier.watchdog_interval().unwrap_or(STATUS_INTERVAL).min(STATUS_INTERVAL);
+    let interval = notifier
+        .watchdog_interval()
+        .unwrap_or(STATUS_INTERVAL)
+        .min(STATUS_INTERVAL);
     let mut shown = String::new();
     loop {
         let summary = engine.summary().await.context("the core ended")?;
@@ -155,7 +170,14 @@ async fn report(engine: &Engine, notifier: &Notifier) -> anyhow::Result<()> {
 }
 
 fn status_line(summary: &Summary) -> String {
-    let Summary { ready_nodes, nodes, executors, open_sessions, pending, running } = *summary;
+    let Summary {
+        ready_nodes,
+        nodes,
+        executors,
+        open_sessions,
+        pending,
+        running,
+    } = *summary;
     format!(
         "{ready_nodes} of {nodes} nodes ready, {executors} executors, {open_sessions} open sessions, \
          {pending} tasks pending, {running} running"

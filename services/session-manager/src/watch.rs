@@ -33,7 +33,12 @@ impl Watchers {
         let number = self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.entry(task).or_default().push((number, sender));
-        Watch { watchers: Arc::clone(self), task, number, receiver }
+        Watch {
+            watchers: Arc::clone(self),
+            task,
+            number,
+            receiver,
+        }
     }
 
     /// Tells the watchers of each task; those of ended tasks are done.
@@ -44,7 +49,11 @@ impl Watchers {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         for row in updates {
             let key = (row.session, row.id);
-            let senders = if row.state.is_terminal() { tasks.remove(&key) } else { tasks.get(&key).cloned() };
+            let senders = if row.state.is_terminal() {
+                tasks.remove(&key)
+            } else {
+                tasks.get(&key).cloned()
+            };
             for (_, sender) in senders.into_iter().flatten() {
                 // A watcher that has gone removes itself.
                 let _gone = sender.send(Arc::clone(&row));
@@ -100,7 +109,11 @@ mod tests {
     async fn a_watch_ends_with_its_task() {
         let watchers = Arc::new(Watchers::default());
         let mut watch = watchers.watch((1, 1));
-        watchers.publish(vec![row(2, TaskState::Succeed), row(1, TaskState::Running), row(1, TaskState::Failed)]);
+        watchers.publish(vec![
+            row(2, TaskState::Succeed),
+            row(1, TaskState::Running),
+            row(1, TaskState::Failed),
+        ]);
         let mut seen = Vec::new();
         while let Some(row) = watch.next().await {
             seen.push((row.id, row.state));

@@ -24,10 +24,21 @@ impl Core {
         fx: &mut Effects,
     ) -> Result<(), CoreError> {
         if self.applications.contains_key(name.as_str()) {
-            return Err(CoreError::AlreadyExists(format!("application {name} already exists")));
+            return Err(CoreError::AlreadyExists(format!(
+                "application {name} already exists"
+            )));
         }
         let spec = normalised(spec)?;
-        self.put_application(Application { name: name.clone(), spec, created: now.wall, version: 1, builtin: false }, fx);
+        self.put_application(
+            Application {
+                name: name.clone(),
+                spec,
+                created: now.wall,
+                version: 1,
+                builtin: false,
+            },
+            fx,
+        );
         Ok(())
     }
 
@@ -45,7 +56,16 @@ impl Core {
         let (created, version) = (old.created, old.version + 1);
         self.refuse_open_sessions(name, "updated")?;
         let spec = normalised(spec)?;
-        self.put_application(Application { name: name.clone(), spec, created, version, builtin: false }, fx);
+        self.put_application(
+            Application {
+                name: name.clone(),
+                spec,
+                created,
+                version,
+                builtin: false,
+            },
+            fx,
+        );
         Ok(())
     }
 
@@ -53,11 +73,19 @@ impl Core {
     ///
     /// # Errors
     /// It does not exist or has open sessions.
-    pub fn unregister_application(&mut self, name: &ApplicationName, fx: &mut Effects) -> Result<(), CoreError> {
+    pub fn unregister_application(
+        &mut self,
+        name: &ApplicationName,
+        fx: &mut Effects,
+    ) -> Result<(), CoreError> {
         self.application(name)?;
         self.refuse_open_sessions(name, "unregistered")?;
-        let closed: Vec<_> =
-            self.sessions.values().filter(|s| s.row.application == *name).map(|s| s.row.key).collect();
+        let closed: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|s| s.row.application == *name)
+            .map(|s| s.row.key)
+            .collect();
         for key in closed {
             self.forget_session(key, fx);
         }
@@ -78,7 +106,9 @@ impl Core {
     /// All applications, by name.
     #[must_use]
     pub fn list_applications(&self) -> v1::ApplicationList {
-        v1::ApplicationList { applications: self.applications.values().map(Application::view).collect() }
+        v1::ApplicationList {
+            applications: self.applications.values().map(Application::view).collect(),
+        }
     }
 
     /// Brings the built-in applications up to date. One that a user has changed is left alone.
@@ -95,7 +125,16 @@ impl Core {
                 Some(old) if old.builtin && old.spec != spec => (old.created, old.version + 1),
                 Some(_) => continue,
             };
-            self.put_application(Application { name, spec, created, version, builtin: true }, fx);
+            self.put_application(
+                Application {
+                    name,
+                    spec,
+                    created,
+                    version,
+                    builtin: true,
+                },
+                fx,
+            );
         }
         Ok(())
     }
@@ -112,9 +151,14 @@ impl Core {
     }
 
     fn refuse_open_sessions(&self, name: &ApplicationName, action: &str) -> Result<(), CoreError> {
-        let open = self.sessions.values().filter(|s| s.is_open() && s.row.application == *name).count();
+        let open = self
+            .sessions
+            .values()
+            .filter(|s| s.is_open() && s.row.application == *name)
+            .count();
         if open > 0 {
-            let text = format!("application {name} has {open} open sessions; close them before it is {action}");
+            let text =
+                format!("application {name} has {open} open sessions; close them before it is {action}");
             return Err(CoreError::Invalid(text));
         }
         Ok(())
@@ -124,11 +168,20 @@ impl Core {
 /// The specification with defaults filled in.
 fn normalised(mut spec: v1::ApplicationSpec) -> Result<v1::ApplicationSpec, CoreError> {
     spec.working_directory = spec.working_directory.filter(|directory| !directory.is_empty());
-    if let Some(directory) = spec.working_directory.as_ref().filter(|directory| !directory.starts_with('/')) {
-        return Err(CoreError::Invalid(format!("working_directory must be an absolute path, not {directory:?}")));
+    if let Some(directory) = spec
+        .working_directory
+        .as_ref()
+        .filter(|directory| !directory.starts_with('/'))
+    {
+        return Err(CoreError::Invalid(format!(
+            "working_directory must be an absolute path, not {directory:?}"
+        )));
     }
     if v1::Shim::try_from(spec.shim).is_err() {
-        return Err(CoreError::Invalid(format!("there is no shim number {}", spec.shim)));
+        return Err(CoreError::Invalid(format!(
+            "there is no shim number {}",
+            spec.shim
+        )));
     }
     if spec.max_instances == Some(0) {
         return Err(CoreError::Invalid("max_instances must be at least 1".to_owned()));
@@ -136,7 +189,9 @@ fn normalised(mut spec: v1::ApplicationSpec) -> Result<v1::ApplicationSpec, Core
     spec.max_instances.get_or_insert(DEFAULT_MAX_INSTANCES);
     let delay = *spec.delay_release.get_or_insert(DEFAULT_DELAY_RELEASE);
     if delay < 0 {
-        return Err(CoreError::Invalid(format!("delay_release must not be negative, but is {delay}")));
+        return Err(CoreError::Invalid(format!(
+            "delay_release must not be negative, but is {delay}"
+        )));
     }
     Ok(spec)
 }

@@ -27,7 +27,14 @@ impl Core {
         let pending: Vec<_> = session.pending.iter().copied().collect();
         let executors: Vec<_> = session.executors.iter().cloned().collect();
         for task in pending {
-            self.finish_task((key, task), TaskState::Cancelled, None, Some("the session was closed".to_owned()), now, fx);
+            self.finish_task(
+                (key, task),
+                TaskState::Cancelled,
+                None,
+                Some("the session was closed".to_owned()),
+                now,
+                fx,
+            );
         }
         for executor in executors {
             self.release(&executor, "the session was closed", fx);
@@ -36,7 +43,10 @@ impl Core {
             session.row.state = SessionState::Closed;
             session.row.completed = Some(now.wall);
             session.waiting_since = None;
-            fx.records.push(Record::SessionClosed { session: key, time: now.wall });
+            fx.records.push(Record::SessionClosed {
+                session: key,
+                time: now.wall,
+            });
         }
         self.dirty = true;
         self.get_session(id)
@@ -49,7 +59,9 @@ impl Core {
     pub fn delete_session(&mut self, id: &str, fx: &mut Effects) -> Result<v1::Session, CoreError> {
         let session = self.session(id)?;
         if session.is_open() {
-            return Err(CoreError::Invalid(format!("session {id} is open; close it before it is deleted")));
+            return Err(CoreError::Invalid(format!(
+                "session {id} is open; close it before it is deleted"
+            )));
         }
         let (key, view) = (session.row.key, session.view());
         self.forget_session(key, fx);
@@ -65,12 +77,18 @@ impl Core {
 
     /// Keeps `limits.max_sessions`: the closed sessions that were closed first go first.
     pub(super) fn forget_old_sessions(&mut self, fx: &mut Effects) {
-        let Some(limit) = self.config.limits.max_sessions else { return };
+        let Some(limit) = self.config.limits.max_sessions else {
+            return;
+        };
         if self.sessions.len() <= limit {
             return;
         }
-        let mut closed: Vec<_> =
-            self.sessions.values().filter(|s| !s.is_open()).map(|s| (s.row.completed, s.row.key)).collect();
+        let mut closed: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|s| !s.is_open())
+            .map(|s| (s.row.completed, s.row.key))
+            .collect();
         let surplus = closed.len().saturating_sub(limit);
         closed.sort_unstable();
         for (_, key) in closed.into_iter().take(surplus) {

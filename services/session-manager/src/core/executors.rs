@@ -18,16 +18,26 @@ impl Core {
     pub fn list_executors(&self) -> v1::ExecutorList {
         let mut executors: Vec<_> = self.executors.values().collect();
         executors.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-        v1::ExecutorList { executors: executors.into_iter().map(Executor::view).collect() }
+        v1::ExecutorList {
+            executors: executors.into_iter().map(Executor::view).collect(),
+        }
     }
 
     /// Starts an executor for session `key` on `node`.
     pub(super) fn start_executor(&mut self, key: SessionKey, node: &NodeName, fx: &mut Effects) {
         self.last_executor += 1;
-        let Ok(id) = ExecutorId::new(&format!("e{}-{}", self.generation, self.last_executor)) else { return };
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let Some(application) = self.applications.get(session.row.application.as_str()) else { return };
-        let Some(found) = self.nodes.get_mut(node.as_str()) else { return };
+        let Ok(id) = ExecutorId::new(&format!("e{}-{}", self.generation, self.last_executor)) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let Some(application) = self.applications.get(session.row.application.as_str()) else {
+            return;
+        };
+        let Some(found) = self.nodes.get_mut(node.as_str()) else {
+            return;
+        };
         let Some(link) = found.link else { return };
         found.used = found.used.plus(&session.row.resources);
         found.executors.insert(id.clone());
@@ -57,7 +67,9 @@ impl Core {
 
     /// Tells the node to end an executor. Its resources are free when the node says so.
     pub(super) fn release(&mut self, id: &ExecutorId, reason: &str, fx: &mut Effects) {
-        let Some(executor) = self.executors.get_mut(id.as_str()) else { return };
+        let Some(executor) = self.executors.get_mut(id.as_str()) else {
+            return;
+        };
         if executor.state == ExecutorState::Releasing {
             return;
         }
@@ -67,14 +79,19 @@ impl Core {
         }
         let link = self.nodes.get(executor.node.as_str()).and_then(|node| node.link);
         if let Some(link) = link {
-            let release = node::ReleaseExecutor { executor_id: id.to_string(), reason: reason.to_owned() };
+            let release = node::ReleaseExecutor {
+                executor_id: id.to_string(),
+                reason: reason.to_owned(),
+            };
             fx.order(link, Message::Release(release));
         }
     }
 
     /// What an agent says of one of its executors.
     pub(super) fn executor_update(&mut self, update: node::ExecutorUpdate, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get(update.executor_id.as_str()) else { return };
+        let Some(executor) = self.executors.get(update.executor_id.as_str()) else {
+            return;
+        };
         let id = executor.id.clone();
         match update.phase() {
             ExecutorPhase::Bound => self.executor_bound(&id, now),
@@ -87,11 +104,16 @@ impl Core {
     }
 
     fn executor_bound(&mut self, id: &ExecutorId, now: Now) {
-        let Some(executor) = self.executors.get_mut(id.as_str()) else { return };
+        let Some(executor) = self.executors.get_mut(id.as_str()) else {
+            return;
+        };
         if executor.state != ExecutorState::Binding {
             return;
         }
-        executor.state = ExecutorState::Bound { since: now.mono, idle_since: Some(now.mono) };
+        executor.state = ExecutorState::Bound {
+            since: now.mono,
+            idle_since: Some(now.mono),
+        };
         if let Some(session) = self.sessions.get_mut(&executor.session) {
             session.idle.push_back(id.clone());
             session.bind_failures = 0;
@@ -104,22 +126,31 @@ impl Core {
     }
 
     fn bind_failed(&mut self, id: &ExecutorId, code: i32, reason: &str, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get(id.as_str()) else { return };
+        let Some(executor) = self.executors.get(id.as_str()) else {
+            return;
+        };
         let (key, node) = (executor.session, executor.node.clone());
         let releasing = executor.state == ExecutorState::Releasing;
         self.remove_executor(id, None, now, fx);
         if releasing {
             return;
         }
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
         session.bind_failures += 1;
         let failures = session.bind_failures;
-        let wait = FIRST_BIND_RETRY.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_BIND_RETRY);
+        let wait = FIRST_BIND_RETRY
+            .saturating_mul(1 << failures.saturating_sub(1).min(10))
+            .min(MAX_BIND_RETRY);
         session.retry_at = Some(now.mono + wait);
         let session_id = session.row.id.clone();
-        let text = format!("failed to bind session {session_id} to executor {id} on node {node}: code {code}: {reason}");
+        let text = format!(
+            "failed to bind session {session_id} to executor {id} on node {node}: code {code}: {reason}"
+        );
         let notice = fx.notice(NoticeLevel::Warn, text.clone());
-        (notice.session, notice.node, notice.executor) = (Some(session_id.clone()), Some(node), Some(id.clone()));
+        (notice.session, notice.node, notice.executor) =
+            (Some(session_id.clone()), Some(node), Some(id.clone()));
         let exhausted = failures >= self.config.bind_retries && !session.paused;
         session.paused |= exhausted;
         self.session_event(key, event::BIND_FAILED, text, now, fx);
@@ -134,18 +165,27 @@ impl Core {
     }
 
     fn executor_died(&mut self, id: &ExecutorId, update: &node::ExecutorUpdate, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get(id.as_str()) else { return };
+        let Some(executor) = self.executors.get(id.as_str()) else {
+            return;
+        };
         // A service that ends before it did anything will do so again: that is a failure to bind,
         // or else it would be started over and over (defect 12).
         if executor.done == 0 && executor.tasks.is_empty() {
             let reason = update.message.clone();
             return self.bind_failed(id, event::bind::PROCESS, &reason, now, fx);
         }
-        let notice = fx.notice(NoticeLevel::Warn, format!("executor {id} died: {}", update.message));
+        let notice = fx.notice(
+            NoticeLevel::Warn,
+            format!("executor {id} died: {}", update.message),
+        );
         notice.session = Some(executor.session_id.clone());
         notice.node = Some(executor.node.clone());
         notice.executor = Some(id.clone());
-        let killed = update.lost.first().filter(|_| update.running).map(|lost| lost.task_id);
+        let killed = update
+            .lost
+            .first()
+            .filter(|_| update.running)
+            .map(|lost| lost.task_id);
         self.remove_executor(id, killed.map(|task| (task, update.message.as_str())), now, fx);
     }
 
@@ -157,7 +197,9 @@ impl Core {
         now: Now,
         fx: &mut Effects,
     ) {
-        let Some(executor) = self.executors.remove(id.as_str()) else { return };
+        let Some(executor) = self.executors.remove(id.as_str()) else {
+            return;
+        };
         if let Some(node) = self.nodes.get_mut(executor.node.as_str()) {
             node.executors.remove(id.as_str());
             node.used = node.used.minus(&executor.resources);
@@ -172,7 +214,9 @@ impl Core {
 
     /// After a result: the next task, or the end of an executor that drains, or idleness.
     pub(super) fn executor_has_room(&mut self, id: &str, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get_mut(id) else { return };
+        let Some(executor) = self.executors.get_mut(id) else {
+            return;
+        };
         if !executor.tasks.is_empty() {
             return;
         }
@@ -196,7 +240,13 @@ impl Core {
 
     /// When an executor without work is to be released.
     pub(super) fn idle_deadline(&self, executor: &Executor) -> Option<Duration> {
-        let ExecutorState::Bound { idle_since: Some(since), .. } = executor.state else { return None };
+        let ExecutorState::Bound {
+            idle_since: Some(since),
+            ..
+        } = executor.state
+        else {
+            return None;
+        };
         let session = self.sessions.get(&executor.session)?;
         if session.is_open() && session.executors.len() <= usize::try_from(session.row.min_instances).ok()? {
             return None;
@@ -207,13 +257,22 @@ impl Core {
 
     pub(super) fn release_idle(&mut self, now: Now, fx: &mut Effects) {
         let due = |executor: &&Executor| self.idle_deadline(executor).is_some_and(|at| at <= now.mono);
-        let mut over: Vec<_> = self.executors.values().filter(due).map(|e| (e.session, e.id.clone())).collect();
+        let mut over: Vec<_> = self
+            .executors
+            .values()
+            .filter(due)
+            .map(|e| (e.session, e.id.clone()))
+            .collect();
         over.sort_unstable();
         for (key, id) in over {
             // Releasing one may make the next one of the session count to its minimum.
-            let Some(session) = self.sessions.get(&key) else { continue };
+            let Some(session) = self.sessions.get(&key) else {
+                continue;
+            };
             let holds = |id: &&ExecutorId| {
-                self.executors.get(id.as_str()).is_some_and(|e| e.state != ExecutorState::Releasing)
+                self.executors
+                    .get(id.as_str())
+                    .is_some_and(|e| e.state != ExecutorState::Releasing)
             };
             if session.executors.iter().filter(holds).count() > session.row.min_instances as usize {
                 self.release(&id, "it had no work", fx);

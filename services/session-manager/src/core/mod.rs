@@ -98,18 +98,34 @@ pub enum NoticeLevel {
 
 impl Effects {
     fn notice(&mut self, level: NoticeLevel, text: impl Into<String>) -> &mut Notice {
-        let notice = Notice { level, text: text.into(), session: None, node: None, executor: None };
+        let notice = Notice {
+            level,
+            text: text.into(),
+            session: None,
+            node: None,
+            executor: None,
+        };
         let at = self.notices.len();
         self.notices.push(notice);
         &mut self.notices[at]
     }
 
     fn order(&mut self, link: LinkId, message: node::to_agent::Message) {
-        self.orders.push((link, node::ToAgent { message: Some(message) }));
+        self.orders.push((
+            link,
+            node::ToAgent {
+                message: Some(message),
+            },
+        ));
     }
 
     fn answer(&mut self, link: LinkId, message: node::to_agent::Message) {
-        self.answers.push((link, node::ToAgent { message: Some(message) }));
+        self.answers.push((
+            link,
+            node::ToAgent {
+                message: Some(message),
+            },
+        ));
     }
 }
 
@@ -156,7 +172,11 @@ impl Core {
             last_executor: 0,
             last_session: 0,
         };
-        core.applications = snapshot.applications.into_iter().map(|app| (app.name.clone(), app)).collect();
+        core.applications = snapshot
+            .applications
+            .into_iter()
+            .map(|app| (app.name.clone(), app))
+            .collect();
         for stored in snapshot.sessions {
             let session = Session::restored(stored);
             core.last_session = core.last_session.max(session.row.key);
@@ -186,7 +206,10 @@ impl Core {
     #[must_use]
     pub fn next_deadline(&self, now: Now) -> Option<Duration> {
         let nodes = self.nodes.values().filter_map(|node| node.next_deadline(now));
-        let idle = self.executors.values().filter_map(|executor| self.idle_deadline(executor));
+        let idle = self
+            .executors
+            .values()
+            .filter_map(|executor| self.idle_deadline(executor));
         nodes.chain(idle).chain(self.recheck_at).min()
     }
 
@@ -215,12 +238,17 @@ impl Core {
     }
 
     fn session_key(&self, id: &str) -> Result<SessionKey, CoreError> {
-        self.session_keys.get(id).copied().ok_or_else(|| CoreError::NotFound(format!("session {id} not found")))
+        self.session_keys
+            .get(id)
+            .copied()
+            .ok_or_else(|| CoreError::NotFound(format!("session {id} not found")))
     }
 
     fn session(&self, id: &str) -> Result<&Session, CoreError> {
         let key = self.session_key(id)?;
-        self.sessions.get(&key).ok_or_else(|| CoreError::NotFound(format!("session {id} not found")))
+        self.sessions
+            .get(&key)
+            .ok_or_else(|| CoreError::NotFound(format!("session {id} not found")))
     }
 }
 
@@ -260,7 +288,10 @@ pub struct LiveTasks {
 }
 
 fn metadata(name: &str) -> Option<v1::Metadata> {
-    Some(v1::Metadata { id: name.to_owned(), name: name.to_owned() })
+    Some(v1::Metadata {
+        id: name.to_owned(),
+        name: name.to_owned(),
+    })
 }
 
 /// A task's place: its session and its number there.

@@ -45,7 +45,12 @@ pub struct Application {
 
 impl Application {
     pub(crate) fn delay_release(&self) -> Duration {
-        Duration::from_secs(self.spec.delay_release.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(0))
+        Duration::from_secs(
+            self.spec
+                .delay_release
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .unwrap_or(0),
+        )
     }
 
     pub(crate) fn view(&self) -> v1::Application {
@@ -271,7 +276,11 @@ impl Session {
 
 impl SessionEvent {
     fn view(&self) -> v1::Event {
-        v1::Event { code: self.code, message: Some(self.message.clone()), creation_time: self.time }
+        v1::Event {
+            code: self.code,
+            message: Some(self.message.clone()),
+            creation_time: self.time,
+        }
     }
 }
 
@@ -313,7 +322,9 @@ impl Executor {
     pub(crate) fn view(&self) -> v1::Executor {
         let state = match &self.state {
             ExecutorState::Binding => v1::ExecutorState::ExecutorBinding,
-            ExecutorState::Bound { idle_since: Some(_), .. } => v1::ExecutorState::ExecutorIdle,
+            ExecutorState::Bound {
+                idle_since: Some(_), ..
+            } => v1::ExecutorState::ExecutorIdle,
             ExecutorState::Bound { .. } => v1::ExecutorState::ExecutorBound,
             ExecutorState::Draining => v1::ExecutorState::ExecutorUnbinding,
             ExecutorState::Releasing => v1::ExecutorState::ExecutorReleasing,
@@ -391,16 +402,28 @@ impl Node {
     }
 
     pub(crate) fn view(&self) -> v1::Node {
-        let state = if self.takes_work() { v1::NodeState::Ready } else { v1::NodeState::NotReady };
-        let address = |address: &String| v1::NodeAddress { r#type: "InternalIP".to_owned(), address: address.clone() };
+        let state = if self.takes_work() {
+            v1::NodeState::Ready
+        } else {
+            v1::NodeState::NotReady
+        };
+        let address = |address: &String| v1::NodeAddress {
+            r#type: "InternalIP".to_owned(),
+            address: address.clone(),
+        };
         v1::Node {
             metadata: metadata(self.hello.name.as_str()),
-            spec: Some(v1::NodeSpec { hostname: self.hello.hostname.clone() }),
+            spec: Some(v1::NodeSpec {
+                hostname: self.hello.hostname.clone(),
+            }),
             status: Some(v1::NodeStatus {
                 state: state.into(),
                 capacity: Some(self.hello.capacity.into()),
                 allocatable: Some(self.hello.allocatable.into()),
-                info: Some(v1::NodeInfo { arch: self.hello.arch.clone(), os: self.hello.os.clone() }),
+                info: Some(v1::NodeInfo {
+                    arch: self.hello.arch.clone(),
+                    os: self.hello.os.clone(),
+                }),
                 addresses: self.hello.addresses.iter().map(address).collect(),
                 last_heartbeat_time: self.last_heard_wall,
             }),

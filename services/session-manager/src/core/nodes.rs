@@ -29,7 +29,9 @@ impl Core {
             self.links.remove(&old_link);
             fx.hang_up.push(old_link);
         }
-        let (epoch, known) = old.map_or((1, Default::default()), |old| (old.epoch + 1, (old.executors, old.used)));
+        let (epoch, known) = old.map_or((1, Default::default()), |old| {
+            (old.epoch + 1, (old.executors, old.used))
+        });
         let (allocatable, instance) = (hello.allocatable, hello.agent_instance.clone());
         let node = Node {
             hello,
@@ -68,14 +70,19 @@ impl Core {
     /// A message of a connected agent, other than Hello. Messages on a link that is not the
     /// node's current one are ignored.
     pub fn node_message(&mut self, link: LinkId, message: from_agent::Message, now: Now, fx: &mut Effects) {
-        let Some(name) = self.links.get(&link).cloned() else { return };
-        let Some(node) = self.nodes.get_mut(name.as_str()) else { return };
+        let Some(name) = self.links.get(&link).cloned() else {
+            return;
+        };
+        let Some(node) = self.nodes.get_mut(name.as_str()) else {
+            return;
+        };
         node.last_heard = now.mono;
         node.last_heard_wall = now.wall;
         if node.state != NodeState::Ready {
             node.state = NodeState::Ready;
             self.dirty = true;
-            fx.notice(NoticeLevel::Info, format!("node {name} is heard of again")).node = Some(name.clone());
+            fx.notice(NoticeLevel::Info, format!("node {name} is heard of again"))
+                .node = Some(name.clone());
         }
         match message {
             from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
@@ -84,7 +91,12 @@ impl Core {
                 for done in batch.results {
                     self.task_done(done, now, fx);
                 }
-                fx.answer(link, to_agent::Message::Ack(node::ResultAck { sequence: batch.sequence }));
+                fx.answer(
+                    link,
+                    to_agent::Message::Ack(node::ResultAck {
+                        sequence: batch.sequence,
+                    }),
+                );
             }
             from_agent::Message::Leave(leave) => self.node_left(&name, &leave.reason, now, fx),
         }
@@ -92,7 +104,9 @@ impl Core {
 
     /// A link has ended. The node has the time until it is lost to come back.
     pub fn node_disconnected(&mut self, link: LinkId, fx: &mut Effects) {
-        let Some(name) = self.links.remove(&link) else { return };
+        let Some(name) = self.links.remove(&link) else {
+            return;
+        };
         if let Some(node) = self.nodes.get_mut(name.as_str()) {
             node.link = None;
             if node.state != NodeState::Left {
@@ -105,7 +119,9 @@ impl Core {
     /// All nodes, by name.
     #[must_use]
     pub fn list_nodes(&self) -> v1::NodeList {
-        v1::NodeList { nodes: self.nodes.values().map(Node::view).collect() }
+        v1::NodeList {
+            nodes: self.nodes.values().map(Node::view).collect(),
+        }
     }
 
     /// One node.
@@ -126,7 +142,8 @@ impl Core {
                 fx.hang_up.push(link);
             }
         }
-        fx.notice(NoticeLevel::Info, format!("node {name} left: {reason}")).node = Some(name.clone());
+        fx.notice(NoticeLevel::Info, format!("node {name} left: {reason}"))
+            .node = Some(name.clone());
     }
 
     /// Nodes that were silent for too long become suspect, lost, forgotten.
@@ -138,7 +155,10 @@ impl Core {
             match node.state {
                 NodeState::Ready if silent >= SUSPECT_AFTER => {
                     node.state = NodeState::Suspect;
-                    let text = format!("node {name} is silent for {} s and gets no new work", silent.as_secs());
+                    let text = format!(
+                        "node {name} is silent for {} s and gets no new work",
+                        silent.as_secs()
+                    );
                     fx.notice(NoticeLevel::Warn, text).node = Some(name.clone());
                 }
                 NodeState::Suspect if silent >= LOST_AFTER => {
@@ -161,7 +181,9 @@ impl Core {
     }
 
     fn drop_executors(&mut self, name: &NodeName, now: Now, fx: &mut Effects) {
-        let Some(node) = self.nodes.get(name.as_str()) else { return };
+        let Some(node) = self.nodes.get(name.as_str()) else {
+            return;
+        };
         for executor in node.executors.clone() {
             self.remove_executor(&executor, None, now, fx);
         }

@@ -1,6 +1,7 @@
 //! Who is served first, and who has to give way: pure functions behind one trait.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use flame_core::Resources;
 use flame_core::config::cluster::Policy;
@@ -13,6 +14,8 @@ pub(crate) struct Claim {
     /// The older session has the lower number.
     pub(crate) key: SessionKey,
     pub(crate) priority: u32,
+    /// Since when it has had work but no executor.
+    pub(crate) waiting_since: Option<Duration>,
     /// Its executors.
     pub(crate) instances: usize,
     /// What they hold.
@@ -37,12 +40,21 @@ struct Drf;
 impl Claim {
     /// As it would be with one executor more.
     pub(crate) fn with_one_more(self) -> Self {
-        Self { instances: self.instances + 1, held: self.held.plus(&self.unit), ..self }
+        Self {
+            waiting_since: None,
+            instances: self.instances + 1,
+            held: self.held.plus(&self.unit),
+            ..self
+        }
     }
 
     /// As it would be without one executor of size `given`.
     pub(crate) fn without(self, given: &Resources) -> Self {
-        Self { instances: self.instances.saturating_sub(1), held: self.held.minus(given), ..self }
+        Self {
+            instances: self.instances.saturating_sub(1),
+            held: self.held.minus(given),
+            ..self
+        }
     }
 }
 
@@ -67,7 +79,11 @@ impl Rule for Drf {
         let after_taking = dominant_share(&taker.with_one_more().held, total);
         let after_giving = dominant_share(&holder.without(given).held, total);
         // Never to the other side of equality, or the executor would be taken back at once.
-        if after_taking <= after_giving { Ordering::Less } else { Ordering::Greater }
+        if after_taking <= after_giving {
+            Ordering::Less
+        } else {
+            Ordering::Greater
+        }
     }
 }
 
@@ -78,10 +94,15 @@ fn rule(policy: Policy) -> &'static dyn Rule {
     }
 }
 
-/// Which of two claims is served first: the first policy that tells them apart, else the older one.
+/// Which of two claims is served first: the first policy that tells them apart, else the one that
+/// has waited longer without any executor, else the older one.
 pub(crate) fn order(policies: &[Policy], a: &Claim, b: &Claim, total: &Resources) -> Ordering {
-    let decided = policies.iter().map(|policy| rule(*policy).order(a, b, total)).find(|order| order.is_ne());
-    decided.unwrap_or_else(|| a.key.cmp(&b.key))
+    let decided = policies
+        .iter()
+        .map(|policy| rule(*policy).order(a, b, total))
+        .find(|order| order.is_ne());
+    let patience = |claim: &Claim| (claim.waiting_since.unwrap_or(Duration::MAX), claim.key);
+    decided.unwrap_or_else(|| patience(a).cmp(&patience(b)))
 }
 
 /// Whether `holder` has to give an executor of size `given` to `taker` although it has work.
@@ -92,8 +113,12 @@ pub(crate) fn gives_way(
     given: &Resources,
     total: &Resources,
 ) -> bool {
-    let mut decisions = policies.iter().map(|policy| rule(*policy).transfer(taker, holder, given, total));
-    decisions.find(|decision| decision.is_ne()).is_some_and(|decision| decision.is_lt())
+    let mut decisions = policies
+        .iter()
+        .map(|policy| rule(*policy).transfer(taker, holder, given, total));
+    decisions
+        .find(|decision| decision.is_ne())
+        .is_some_and(|decision| decision.is_lt())
 }
 
 /// Largest share of any resource, 0 to 1. A resource that the cluster does not have counts as
@@ -104,7 +129,9 @@ pub(crate) fn dominant_share(held: &Resources, total: &Resources) -> f64 {
         (_, 0) => 1.0,
         (held, total) => held as f64 / total as f64,
     };
-    share(held.cpu, total.cpu).max(share(held.memory, total.memory)).max(share(held.gpu.into(), total.gpu.into()))
+    share(held.cpu, total.cpu)
+        .max(share(held.memory, total.memory))
+        .max(share(held.gpu.into(), total.gpu.into()))
 }
 
 #[cfg(test)]
@@ -112,12 +139,27 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const TOTAL: Resources = Resources { cpu: 9, memory: 18, gpu: 0 };
+    const TOTAL: Resources = Resources {
+        cpu: 9,
+        memory: 18,
+        gpu: 0,
+    };
     const BOTH: [Policy; 2] = [Policy::Priority, Policy::Drf];
 
     fn claim(key: u64, priority: u32, cpu: u64, memory: u64, unit: (u64, u64)) -> Claim {
-        let unit = Resources { cpu: unit.0, memory: unit.1, gpu: 0 };
-        Claim { key, priority, instances: 1, held: Resources { cpu, memory, gpu: 0 }, unit }
+        let unit = Resources {
+            cpu: unit.0,
+            memory: unit.1,
+            gpu: 0,
+        };
+        Claim {
+            key,
+            priority,
+            waiting_since: None,
+            instances: 1,
+            held: Resources { cpu, memory, gpu: 0 },
+            unit,
+        }
     }
 
     #[test]
@@ -138,7 +180,11 @@ mod tests {
         loop {
             let free = TOTAL.minus(&a.held).minus(&b.held);
             let a_first = order(&BOTH, &a, &b, &TOTAL).is_lt();
-            let (chosen, count) = if a_first { (&mut a, &mut placed.0) } else { (&mut b, &mut placed.1) };
+            let (chosen, count) = if a_first {
+                (&mut a, &mut placed.0)
+            } else {
+                (&mut b, &mut placed.1)
+            };
             if !free.covers(&chosen.unit) {
                 break;
             }

@@ -11,11 +11,24 @@ use flame_rpc::node::{self, RunningExecutor, to_agent::Message};
 use super::{Core, Effects, Executor, ExecutorState, NoticeLevel, Now, SessionKey, TaskPhase};
 
 impl Core {
-    pub(super) fn reconcile(&mut self, name: &NodeName, reported: Vec<RunningExecutor>, now: Now, fx: &mut Effects) {
-        let mut gone = self.nodes.get(name.as_str()).map(|node| node.executors.clone()).unwrap_or_default();
+    pub(super) fn reconcile(
+        &mut self,
+        name: &NodeName,
+        reported: Vec<RunningExecutor>,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let mut gone = self
+            .nodes
+            .get(name.as_str())
+            .map(|node| node.executors.clone())
+            .unwrap_or_default();
         for running in reported {
             gone.remove(running.executor_id.as_str());
-            let known = self.executors.get(running.executor_id.as_str()).map(|e| (e.id.clone(), e.node == *name));
+            let known = self
+                .executors
+                .get(running.executor_id.as_str())
+                .map(|e| (e.id.clone(), e.node == *name));
             match known {
                 Some((id, true)) => self.compare(&id, &running, now, fx),
                 _ => self.adopt(name, &running, now, fx),
@@ -29,12 +42,21 @@ impl Core {
     /// An executor that both sides know: tasks that never arrived are requeued, and an order to
     /// release it is repeated.
     fn compare(&mut self, id: &ExecutorId, running: &RunningExecutor, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get_mut(id.as_str()) else { return };
-        let has = |task: u64, attempt: u64| {
-            running.tasks.iter().any(|reported| reported.task_id == task && reported.attempt == attempt)
+        let Some(executor) = self.executors.get_mut(id.as_str()) else {
+            return;
         };
-        let missing: Vec<_> =
-            executor.tasks.iter().filter(|(task, attempt)| !has(**task, **attempt)).map(|(task, _)| *task).collect();
+        let has = |task: u64, attempt: u64| {
+            running
+                .tasks
+                .iter()
+                .any(|reported| reported.task_id == task && reported.attempt == attempt)
+        };
+        let missing: Vec<_> = executor
+            .tasks
+            .iter()
+            .filter(|(task, attempt)| !has(**task, **attempt))
+            .map(|(task, _)| *task)
+            .collect();
         for task in &missing {
             executor.tasks.remove(task);
         }
@@ -45,7 +67,10 @@ impl Core {
                 self.release(id, "it was to be released before the link was lost", fx);
             }
             ExecutorState::Binding if running.bound => {
-                executor.state = ExecutorState::Bound { since: now.mono, idle_since: None };
+                executor.state = ExecutorState::Bound {
+                    since: now.mono,
+                    idle_since: None,
+                };
             }
             _ => {}
         }
@@ -57,8 +82,13 @@ impl Core {
 
     /// As `executor_has_room`, for an executor that may be listed as idle already.
     fn executor_has_room_once(&mut self, id: &ExecutorId, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get(id.as_str()) else { return };
-        let listed = self.sessions.get(&executor.session).is_some_and(|session| session.idle.contains(id));
+        let Some(executor) = self.executors.get(id.as_str()) else {
+            return;
+        };
+        let listed = self
+            .sessions
+            .get(&executor.session)
+            .is_some_and(|session| session.idle.contains(id));
         if !listed {
             self.executor_has_room(id.as_str(), now, fx);
         }
@@ -70,21 +100,37 @@ impl Core {
         match self.adoptable(name, running) {
             Some((id, key, application)) => self.take_over(name, running, (id, key, application), now, fx),
             None => {
-                let Some(link) = self.nodes.get(name.as_str()).and_then(|node| node.link) else { return };
+                let Some(link) = self.nodes.get(name.as_str()).and_then(|node| node.link) else {
+                    return;
+                };
                 let reason = "its session does not need it any more".to_owned();
-                let release = node::ReleaseExecutor { executor_id: running.executor_id.clone(), reason };
+                let release = node::ReleaseExecutor {
+                    executor_id: running.executor_id.clone(),
+                    reason,
+                };
                 fx.order(link, Message::Release(release));
             }
         }
     }
 
-    fn adoptable(&self, name: &NodeName, running: &RunningExecutor) -> Option<(ExecutorId, SessionKey, ApplicationName)> {
+    fn adoptable(
+        &self,
+        name: &NodeName,
+        running: &RunningExecutor,
+    ) -> Option<(ExecutorId, SessionKey, ApplicationName)> {
         let id = ExecutorId::new(&running.executor_id).ok()?;
         // The id of a live executor of another node would be a lie.
-        if self.executors.get(id.as_str()).is_some_and(|known| known.node != *name) {
+        if self
+            .executors
+            .get(id.as_str())
+            .is_some_and(|known| known.node != *name)
+        {
             return None;
         }
-        let session = self.session(&running.session_id).ok().filter(|session| session.is_open())?;
+        let session = self
+            .session(&running.session_id)
+            .ok()
+            .filter(|session| session.is_open())?;
         let same = session.row.application.as_str() == running.application;
         same.then(|| (id, session.row.key, session.row.application.clone()))
     }
@@ -97,18 +143,28 @@ impl Core {
         now: Now,
         fx: &mut Effects,
     ) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
         let mut tasks = BTreeMap::new();
         for reported in &running.tasks {
-            let Some(task) = session.live.get_mut(&reported.task_id) else { continue };
+            let Some(task) = session.live.get_mut(&reported.task_id) else {
+                continue;
+            };
             if task.phase == TaskPhase::Pending {
-                task.phase = TaskPhase::Running { executor: id.clone(), attempt: reported.attempt };
+                task.phase = TaskPhase::Running {
+                    executor: id.clone(),
+                    attempt: reported.attempt,
+                };
                 task.started.get_or_insert(now.wall);
                 session.pending.remove(&reported.task_id);
                 tasks.insert(reported.task_id, reported.attempt);
             }
         }
-        let resources = running.resreq.as_ref().map_or(session.row.resources, Resources::from);
+        let resources = running
+            .resreq
+            .as_ref()
+            .map_or(session.row.resources, Resources::from);
         session.executors.insert(id.clone());
         let executor = Executor {
             id: id.clone(),
@@ -118,13 +174,19 @@ impl Core {
             application,
             resources,
             state: match running.bound {
-                true => ExecutorState::Bound { since: now.mono, idle_since: None },
+                true => ExecutorState::Bound {
+                    since: now.mono,
+                    idle_since: None,
+                },
                 false => ExecutorState::Binding,
             },
             tasks,
             done: 1, // it was bound before, so its death is not a failure to bind
         };
-        let notice = fx.notice(NoticeLevel::Info, format!("executor {id} goes on with {} tasks", executor.tasks.len()));
+        let notice = fx.notice(
+            NoticeLevel::Info,
+            format!("executor {id} goes on with {} tasks", executor.tasks.len()),
+        );
         notice.session = Some(executor.session_id.clone());
         notice.node = Some(name.clone());
         notice.executor = Some(id.clone());

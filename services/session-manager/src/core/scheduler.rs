@@ -23,8 +23,6 @@ struct Demand {
     shim: Shim,
     /// Executors still wanted.
     wants: usize,
-    /// Has no executor at all, and since when it has waited for one.
-    starved_since: Option<Duration>,
 }
 
 /// A node's room in this pass.
@@ -88,7 +86,9 @@ impl Core {
             let (unit, shim) = (pass.demands[at].claim.unit, pass.demands[at].shim);
             // Packing: the fullest node that fits, so that large executors find room elsewhere.
             let fitting = pass.rooms.iter_mut().filter(|room| room.fits(&unit, shim));
-            let best = fitting.min_by(|a, b| (a.free.cpu, a.free.memory, &a.name).cmp(&(b.free.cpu, b.free.memory, &b.name)));
+            let best = fitting.min_by(|a, b| {
+                (a.free.cpu, a.free.memory, &a.name).cmp(&(b.free.cpu, b.free.memory, &b.name))
+            });
             if let Some(room) = best {
                 room.take(&unit);
                 let node = room.name.clone();
@@ -116,8 +116,12 @@ impl Core {
         };
         for node in self.nodes.values().filter(|node| node.takes_work()) {
             pass.total = pass.total.plus(&node.hello.allocatable);
-            let leaving: Vec<_> =
-                node.executors.iter().filter_map(|id| self.executors.get(id)).filter(|e| e.is_leaving()).collect();
+            let leaving: Vec<_> = node
+                .executors
+                .iter()
+                .filter_map(|id| self.executors.get(id))
+                .filter(|e| e.is_leaving())
+                .collect();
             let slots = (self.config.limits.max_executors as usize).saturating_sub(node.executors.len());
             pass.rooms.push(Room {
                 name: node.hello.name.clone(),
@@ -125,14 +129,24 @@ impl Core {
                 allocatable: node.hello.allocatable,
                 free: node.free(),
                 slots,
-                coming: leaving.iter().fold(node.free(), |sum, executor| sum.plus(&executor.resources)),
+                coming: leaving
+                    .iter()
+                    .fold(node.free(), |sum, executor| sum.plus(&executor.resources)),
                 coming_slots: slots + leaving.len(),
             });
         }
         for executor in self.executors.values().filter(|executor| !executor.is_leaving()) {
-            *pass.per_application.entry(executor.application.clone()).or_default() += 1;
+            *pass
+                .per_application
+                .entry(executor.application.clone())
+                .or_default() += 1;
         }
-        let keys: Vec<_> = self.sessions.values().filter(|s| s.is_open()).map(|s| s.row.key).collect();
+        let keys: Vec<_> = self
+            .sessions
+            .values()
+            .filter(|s| s.is_open())
+            .map(|s| s.row.key)
+            .collect();
         for key in keys {
             self.prepare_session(key, now, &mut pass);
         }
@@ -140,22 +154,34 @@ impl Core {
     }
 
     fn prepare_session(&mut self, key: SessionKey, now: Now, pass: &mut Pass) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let staying = session.executors.iter().filter_map(|id| self.executors.get(id)).filter(|e| !e.is_leaving());
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let staying = session
+            .executors
+            .iter()
+            .filter_map(|id| self.executors.get(id))
+            .filter(|e| !e.is_leaving());
         let (mut have, mut busy, mut held) = (0, 0, Resources::default());
         for executor in staying {
             have += 1;
             busy += usize::from(!executor.tasks.is_empty());
             held = held.plus(&executor.resources);
         }
+        let starved = have == 0 && !session.pending.is_empty();
+        session.waiting_since = starved.then(|| session.waiting_since.unwrap_or(now.mono));
         let row = &session.row;
-        let claim = Claim { key, priority: row.priority, instances: have, held, unit: row.resources };
+        let claim = Claim {
+            key,
+            priority: row.priority,
+            waiting_since: session.waiting_since,
+            instances: have,
+            held,
+            unit: row.resources,
+        };
         pass.claims.insert(key, claim);
         let most = row.max_instances.map_or(usize::MAX, |max| max as usize);
         let wants = wanted(session, busy).min(most).saturating_sub(have);
-        if have > 0 || session.pending.is_empty() {
-            session.waiting_since = None;
-        }
         if wants == 0 || session.paused {
             return;
         }
@@ -163,18 +189,30 @@ impl Core {
             pass.recheck_at(retry);
             return;
         }
-        let starved = have == 0 && !session.pending.is_empty();
-        let starved_since = starved.then(|| *session.waiting_since.get_or_insert(now.mono));
-        let Some(application) = self.applications.get(row.application.as_str()) else { return };
+        let Some(application) = self.applications.get(row.application.as_str()) else {
+            return;
+        };
         let shim = flame_rpc::v1::Shim::try_from(application.spec.shim).map_or(Shim::Host, Shim::from);
-        pass.demands.push(Demand { claim, application: application.name.clone(), shim, wants, starved_since });
+        pass.demands.push(Demand {
+            claim,
+            application: application.name.clone(),
+            shim,
+            wants,
+        });
     }
 
     /// The demand to be served next, by the policies.
     fn next_demand(&self, pass: &Pass) -> Option<usize> {
         let room = |demand: &&(usize, &Demand)| {
-            let limit = self.applications.get(&demand.1.application).and_then(|app| app.spec.max_instances);
-            let used = pass.per_application.get(&demand.1.application).copied().unwrap_or(0);
+            let limit = self
+                .applications
+                .get(&demand.1.application)
+                .and_then(|app| app.spec.max_instances);
+            let used = pass
+                .per_application
+                .get(&demand.1.application)
+                .copied()
+                .unwrap_or(0);
             demand.1.wants > 0 && limit.is_none_or(|limit| used < limit as usize)
         };
         let open = pass.demands.iter().enumerate();
@@ -188,9 +226,11 @@ impl Core {
     fn satisfied(&self, pass: &mut Pass, at: usize) {
         let demand = &mut pass.demands[at];
         demand.wants -= 1;
-        demand.starved_since = None;
         demand.claim = demand.claim.with_one_more();
-        *pass.per_application.entry(demand.application.clone()).or_default() += 1;
+        *pass
+            .per_application
+            .entry(demand.application.clone())
+            .or_default() += 1;
         let claim = demand.claim;
         pass.claims.insert(claim.key, claim);
     }
@@ -206,9 +246,13 @@ impl Core {
                 }
             }
         }
-        let Some((_, place, victims)) = best else { return false };
+        let Some((_, place, victims)) = best else {
+            return false;
+        };
         for id in victims {
-            let Some(executor) = self.executors.get_mut(id.as_str()) else { continue };
+            let Some(executor) = self.executors.get_mut(id.as_str()) else {
+                continue;
+            };
             let (key, resources, idle) = (executor.session, executor.resources, executor.tasks.is_empty());
             let room = &mut pass.rooms[place];
             room.coming = room.coming.plus(&resources);
@@ -233,7 +277,13 @@ impl Core {
 
     /// Executors on the node at `place` that give way to the demand at `at`, as few as are
     /// needed; with how many of them have work, and how many they are.
-    fn victims(&self, pass: &mut Pass, at: usize, place: usize, now: Now) -> Option<((usize, usize), Vec<ExecutorId>)> {
+    fn victims(
+        &self,
+        pass: &mut Pass,
+        at: usize,
+        place: usize,
+        now: Now,
+    ) -> Option<((usize, usize), Vec<ExecutorId>)> {
         let (unit, shim) = (pass.demands[at].claim.unit, pass.demands[at].shim);
         let room = &pass.rooms[place];
         if !room.shims.contains(&shim) || !room.allocatable.covers(&unit) {
@@ -241,10 +291,17 @@ impl Core {
         }
         let node = self.nodes.get(room.name.as_str())?;
         let (mut coming, mut slots) = (room.coming, room.coming_slots);
-        let mut candidates: Vec<&Executor> = node.executors.iter().filter_map(|id| self.executors.get(id)).collect();
+        let mut candidates: Vec<&Executor> = node
+            .executors
+            .iter()
+            .filter_map(|id| self.executors.get(id))
+            .collect();
         // Idle ones first, the longest idle of them first; then those with the newest session.
         let rank = |executor: &&Executor| match executor.state {
-            ExecutorState::Bound { idle_since: Some(since), .. } => (0, since, 0),
+            ExecutorState::Bound {
+                idle_since: Some(since),
+                ..
+            } => (0, since, 0),
             _ => (1, Duration::ZERO, SessionKey::MAX - executor.session),
         };
         candidates.sort_by_key(rank);
@@ -255,7 +312,9 @@ impl Core {
             if slots > 0 && coming.covers(&unit) {
                 break;
             }
-            let known = left.get(&executor.session).or_else(|| pass.claims.get(&executor.session));
+            let known = left
+                .get(&executor.session)
+                .or_else(|| pass.claims.get(&executor.session));
             let Some(holder) = known.copied() else { continue };
             if !self.has_to_give(pass, at, executor, &holder, now) {
                 continue;
@@ -272,9 +331,13 @@ impl Core {
 
     /// Whether `executor` of the session with claim `holder` has to give way to the demand at `at`.
     fn has_to_give(&self, pass: &mut Pass, at: usize, executor: &Executor, holder: &Claim, now: Now) -> bool {
-        let (taker, starved_since) = (pass.demands[at].claim, pass.demands[at].starved_since);
-        let ExecutorState::Bound { since, idle_since } = executor.state else { return false };
-        let Some(session) = self.sessions.get(&executor.session) else { return false };
+        let taker = pass.demands[at].claim;
+        let ExecutorState::Bound { since, idle_since } = executor.state else {
+            return false;
+        };
+        let Some(session) = self.sessions.get(&executor.session) else {
+            return false;
+        };
         if taker.key == holder.key {
             return false;
         }
@@ -282,7 +345,13 @@ impl Core {
         if holder.instances <= kept && taker.priority <= holder.priority {
             return false;
         }
-        if policy::gives_way(&self.config.policies, &taker, holder, &executor.resources, &pass.total) {
+        if policy::gives_way(
+            &self.config.policies,
+            &taker,
+            holder,
+            &executor.resources,
+            &pass.total,
+        ) {
             return true;
         }
         if let Some(idle_since) = idle_since.filter(|_| session.pending.is_empty()) {
@@ -293,7 +362,9 @@ impl Core {
             return false;
         }
         // More sessions than places: after a turn, it is somebody else's turn.
-        let Some(starved_since) = starved_since.filter(|_| taker.priority >= holder.priority) else { return false };
+        let Some(starved_since) = taker.waiting_since.filter(|_| taker.priority >= holder.priority) else {
+            return false;
+        };
         let turn_ends = (since + TURN).max(starved_since + TURN);
         if turn_ends <= now.mono {
             return true;

@@ -73,7 +73,9 @@ impl Core {
         match (self.session(id.as_str()), spec) {
             (Err(_), Some(spec)) => self.create_session(id, spec, now, fx),
             (Err(error), None) => Err(error),
-            (Ok(session), _) if !session.is_open() => Err(CoreError::Invalid(format!("session {id} is not open"))),
+            (Ok(session), _) if !session.is_open() => {
+                Err(CoreError::Invalid(format!("session {id} is not open")))
+            }
             (Ok(session), None) => Ok(session.view()),
             (Ok(session), Some(spec)) => {
                 let view = session.view();
@@ -86,12 +88,25 @@ impl Core {
 
     fn refuse_difference(&self, row: &SessionRow, spec: v1::SessionSpec) -> Result<(), CoreError> {
         let (application, wanted) = self.wanted(spec)?;
-        let shown = |value: Option<u32>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
+        let shown =
+            |value: Option<u32>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
         let fields = [
-            ("application", row.application.to_string(), application.to_string()),
+            (
+                "application",
+                row.application.to_string(),
+                application.to_string(),
+            ),
             ("resreq", row.resources.to_string(), wanted.resources.to_string()),
-            ("min_instances", row.min_instances.to_string(), wanted.min_instances.to_string()),
-            ("max_instances", shown(row.max_instances), shown(wanted.max_instances)),
+            (
+                "min_instances",
+                row.min_instances.to_string(),
+                wanted.min_instances.to_string(),
+            ),
+            (
+                "max_instances",
+                shown(row.max_instances),
+                shown(wanted.max_instances),
+            ),
             ("priority", row.priority.to_string(), wanted.priority.to_string()),
         ];
         match fields.into_iter().find(|(_, is, want)| is != want) {
@@ -116,7 +131,10 @@ impl Core {
             min_instances: spec.min_instances,
             max_instances: spec.max_instances,
             priority: spec.priority,
-            resources: spec.resreq.as_ref().map_or(self.config.default_resources, Resources::from),
+            resources: spec
+                .resreq
+                .as_ref()
+                .map_or(self.config.default_resources, Resources::from),
         };
         Ok((application, wanted))
     }
@@ -132,12 +150,27 @@ impl Core {
     /// All sessions, in the order of their creation.
     #[must_use]
     pub fn list_sessions(&self) -> v1::SessionList {
-        v1::SessionList { sessions: self.sessions.values().map(Session::view).collect() }
+        v1::SessionList {
+            sessions: self.sessions.values().map(Session::view).collect(),
+        }
     }
 
-    pub(super) fn session_event(&mut self, key: SessionKey, code: i32, message: String, now: Now, fx: &mut Effects) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let event = SessionEvent { code, message, time: now.wall };
+    pub(super) fn session_event(
+        &mut self,
+        key: SessionKey,
+        code: i32,
+        message: String,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let event = SessionEvent {
+            code,
+            message,
+            time: now.wall,
+        };
         fx.records.push(Record::SessionEvent(key, event.clone()));
         session.events.push_back(event);
         if session.events.len() > MAX_EVENTS {

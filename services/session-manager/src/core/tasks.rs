@@ -8,7 +8,8 @@ use flame_core::{ExecutorId, TaskId};
 use flame_rpc::node::{self, to_agent::Message};
 
 use super::{
-    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, Now, SessionKey, Task, TaskKey, TaskPhase, TaskRow,
+    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, Now, SessionKey, Task, TaskKey, TaskPhase,
+    TaskRow,
 };
 use crate::store::Record;
 
@@ -32,10 +33,18 @@ impl Core {
         let found = found.ok_or_else(|| CoreError::Invalid(format!("session {session} is not open")))?;
         found.last_task += 1;
         let id = found.last_task;
-        let task = Task { input, created: now.wall, started: None, phase: TaskPhase::Pending, kills: 0 };
+        let task = Task {
+            input,
+            created: now.wall,
+            started: None,
+            phase: TaskPhase::Pending,
+            kills: 0,
+        };
         found.live.insert(id, task);
         found.pending.insert(id);
-        let row = found.live_row(id).ok_or_else(|| CoreError::NotFound(format!("task {id} not found")))?;
+        let row = found
+            .live_row(id)
+            .ok_or_else(|| CoreError::NotFound(format!("task {id} not found")))?;
         fx.records.push(Record::TaskCreated(row.clone()));
         self.touched.insert(key);
         Ok(row)
@@ -59,15 +68,24 @@ impl Core {
     /// The session does not exist.
     pub fn list_tasks(&self, session: &str) -> Result<LiveTasks, CoreError> {
         let session = self.session(session)?;
-        let mut tasks: Vec<_> = session.live.keys().filter_map(|id| session.live_row(*id)).collect();
+        let mut tasks: Vec<_> = session
+            .live
+            .keys()
+            .filter_map(|id| session.live_row(*id))
+            .collect();
         tasks.sort_unstable_by_key(|task| task.id);
-        Ok(LiveTasks { key: session.row.key, tasks })
+        Ok(LiveTasks {
+            key: session.row.key,
+            tasks,
+        })
     }
 
     /// Hands pending tasks of a session to its idle executors.
     pub(super) fn dispatch(&mut self, key: SessionKey, now: Now, fx: &mut Effects) {
         loop {
-            let Some(session) = self.sessions.get_mut(&key) else { return };
+            let Some(session) = self.sessions.get_mut(&key) else {
+                return;
+            };
             if session.pending.is_empty() {
                 return;
             }
@@ -85,22 +103,38 @@ impl Core {
 
     fn hand_out(&mut self, executor: &ExecutorId, (key, id): TaskKey, now: Now, fx: &mut Effects) {
         let attempt = self.next_attempt();
-        let Some(found) = self.executors.get_mut(executor.as_str()) else { return };
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let Some(task) = session.live.get_mut(&id) else { return };
-        task.phase = TaskPhase::Running { executor: executor.clone(), attempt };
+        let Some(found) = self.executors.get_mut(executor.as_str()) else {
+            return;
+        };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let Some(task) = session.live.get_mut(&id) else {
+            return;
+        };
+        task.phase = TaskPhase::Running {
+            executor: executor.clone(),
+            attempt,
+        };
         task.started.get_or_insert(now.wall);
         found.tasks.insert(id, attempt);
         if let ExecutorState::Bound { idle_since, .. } = &mut found.state {
             *idle_since = None;
         }
-        let item = node::TaskItem { task_id: id, attempt, input: task.input.clone() };
+        let item = node::TaskItem {
+            task_id: id,
+            attempt,
+            input: task.input.clone(),
+        };
         if let Some(row) = session.live_row(id) {
             fx.updates.push(Arc::new(row));
         }
         let link = self.nodes.get(found.node.as_str()).and_then(|node| node.link);
         if let Some(link) = link {
-            let batch = node::TaskBatch { executor_id: executor.to_string(), tasks: vec![item] };
+            let batch = node::TaskBatch {
+                executor_id: executor.to_string(),
+                tasks: vec![item],
+            };
             fx.order(link, Message::Tasks(batch));
         }
     }
@@ -108,7 +142,9 @@ impl Core {
     /// Takes a result from an executor. A result of an attempt that is not the current one is
     /// refused: somebody else has the task, or had it.
     pub(super) fn task_done(&mut self, done: node::TaskDone, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get_mut(done.executor_id.as_str()) else { return };
+        let Some(executor) = self.executors.get_mut(done.executor_id.as_str()) else {
+            return;
+        };
         let current = executor.tasks.get(&done.task_id) == Some(&done.attempt);
         if !current {
             return;
@@ -120,7 +156,14 @@ impl Core {
             0 => (TaskState::Succeed, None),
             code => {
                 let silent = || format!("the service answered with code {code} and no message");
-                (TaskState::Failed, Some(done.message.filter(|text| !text.is_empty()).unwrap_or_else(silent)))
+                (
+                    TaskState::Failed,
+                    Some(
+                        done.message
+                            .filter(|text| !text.is_empty())
+                            .unwrap_or_else(silent),
+                    ),
+                )
             }
         };
         self.finish_task((key, done.task_id), state, done.output, message, now, fx);
@@ -136,8 +179,12 @@ impl Core {
         now: Now,
         fx: &mut Effects,
     ) {
-        let Some(session) = self.sessions.get_mut(&key) else { return };
-        let Some(task) = session.live.remove(&id) else { return };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return;
+        };
+        let Some(task) = session.live.remove(&id) else {
+            return;
+        };
         session.pending.remove(&id);
         match state {
             TaskState::Succeed => session.succeeded += 1,
@@ -170,15 +217,23 @@ impl Core {
         fx: &mut Effects,
     ) {
         for id in tasks {
-            let Some(session) = self.sessions.get_mut(&key) else { return };
-            let Some(task) = session.live.get_mut(&id) else { continue };
+            let Some(session) = self.sessions.get_mut(&key) else {
+                return;
+            };
+            let Some(task) = session.live.get_mut(&id) else {
+                continue;
+            };
             task.phase = TaskPhase::Pending;
             session.pending.insert(id);
-            let reason = killed.filter(|(killed, _)| *killed == id).map(|(_, reason)| reason);
+            let reason = killed
+                .filter(|(killed, _)| *killed == id)
+                .map(|(_, reason)| reason);
             if let Some(reason) = reason {
                 task.kills += 1;
                 if task.kills >= MAX_KILLS {
-                    let text = format!("the service died {MAX_KILLS} times while it ran this task; the last time: {reason}");
+                    let text = format!(
+                        "the service died {MAX_KILLS} times while it ran this task; the last time: {reason}"
+                    );
                     self.finish_task((key, id), TaskState::Failed, None, Some(text), now, fx);
                 }
             }

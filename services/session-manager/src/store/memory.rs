@@ -26,8 +26,14 @@ impl Store for MemoryStore {
     fn load(&mut self) -> Result<Snapshot, StoreError> {
         // Nothing tells how often this cluster was started, but agents may still have attempts
         // of an earlier process: seconds since 1970 tell the processes apart.
-        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs()).unwrap_or_default();
-        Ok(Snapshot { generation: seconds as u32, ..Snapshot::default() })
+        let seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map(|since| since.as_secs())
+            .unwrap_or_default();
+        Ok(Snapshot {
+            generation: seconds as u32,
+            ..Snapshot::default()
+        })
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
@@ -35,7 +41,10 @@ impl Store for MemoryStore {
         for record in records {
             match record {
                 Record::TaskFinished(row) => {
-                    tasks.entry(row.session).or_default().insert(row.id, Arc::clone(row));
+                    tasks
+                        .entry(row.session)
+                        .or_default()
+                        .insert(row.id, Arc::clone(row));
                 }
                 Record::SessionRemoved(key) => {
                     tasks.remove(key);
@@ -48,19 +57,30 @@ impl Store for MemoryStore {
     }
 
     fn reader(&self) -> Result<Arc<dyn TaskReader>, StoreError> {
-        Ok(Arc::new(MemoryReader { tasks: Arc::clone(&self.tasks) }))
+        Ok(Arc::new(MemoryReader {
+            tasks: Arc::clone(&self.tasks),
+        }))
     }
 }
 
 impl TaskReader for MemoryReader {
     fn task(&self, session: SessionKey, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        Ok(tasks.get(&session).and_then(|tasks| tasks.get(&id)).map(|row| row.as_ref().clone()))
+        Ok(tasks
+            .get(&session)
+            .and_then(|tasks| tasks.get(&id))
+            .map(|row| row.as_ref().clone()))
     }
 
     fn tasks(&self, session: SessionKey, after: TaskId, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(tasks) = tasks.get(&session) else { return Ok(Vec::new()) };
-        Ok(tasks.range(after + 1..).take(limit).map(|(_, row)| row.as_ref().clone()).collect())
+        let Some(tasks) = tasks.get(&session) else {
+            return Ok(Vec::new());
+        };
+        Ok(tasks
+            .range(after + 1..)
+            .take(limit)
+            .map(|(_, row)| row.as_ref().clone())
+            .collect())
     }
 }

@@ -72,7 +72,9 @@ pub struct StoredSession {
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The file cannot be opened or made.
-    #[error("cannot open the state file {path}: {source}; check the path (cluster.storage) and its permissions")]
+    #[error(
+        "cannot open the state file {path}: {source}; check the path (cluster.storage) and its permissions"
+    )]
     Open {
         /// As configured.
         path: String,
@@ -93,7 +95,9 @@ pub enum StoreError {
         known: i64,
     },
     /// The lock beside the file cannot be made.
-    #[error("cannot open the state file {path}: {source}; check the path (cluster.storage) and its permissions")]
+    #[error(
+        "cannot open the state file {path}: {source}; check the path (cluster.storage) and its permissions"
+    )]
     Lock {
         /// As configured.
         path: String,

@@ -68,16 +68,27 @@ impl SqliteStore {
     /// Opens the file at `path`, makes it if it does not exist, and brings it to the newest format.
     pub(super) fn open(path: &Path, sync: StorageSync) -> Result<Self, StoreError> {
         let named = || path.display().to_string();
-        let failed = |source| StoreError::Open { path: named(), source };
+        let failed = |source| StoreError::Open {
+            path: named(),
+            source,
+        };
         let lock = lock(path)?;
         let connection = Connection::open(path).map_err(failed)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        connection
+            .pragma_update(None, "journal_mode", "WAL")
+            .map_err(failed)?;
         let level = match sync {
             StorageSync::Full => "FULL",
             StorageSync::Normal => "NORMAL",
         };
-        connection.pragma_update(None, "synchronous", level).map_err(failed)?;
-        let mut store = Self { path: path.to_path_buf(), connection, _lock: lock };
+        connection
+            .pragma_update(None, "synchronous", level)
+            .map_err(failed)?;
+        let mut store = Self {
+            path: path.to_path_buf(),
+            connection,
+            _lock: lock,
+        };
         store.migrate()?;
         Ok(store)
     }
@@ -85,15 +96,23 @@ impl SqliteStore {
     fn migrate(&mut self) -> Result<(), StoreError> {
         let failed = io("bring the state file to this version's format");
         let transaction = self.connection.transaction().map_err(&failed)?;
-        let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(&failed)?;
+        let found: i64 = transaction
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(&failed)?;
         let known = MIGRATIONS.len() as i64;
         if found > known || found < 0 {
-            return Err(StoreError::TooNew { path: self.path.display().to_string(), found, known });
+            return Err(StoreError::TooNew {
+                path: self.path.display().to_string(),
+                found,
+                known,
+            });
         }
         for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
             transaction.execute_batch(migration).map_err(&failed)?;
         }
-        transaction.pragma_update(None, "user_version", known).map_err(&failed)?;
+        transaction
+            .pragma_update(None, "user_version", known)
+            .map_err(&failed)?;
         transaction.commit().map_err(&failed)
     }
 }
@@ -104,12 +123,22 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let named = || path.display().to_string();
-    let file = File::options().create(true).truncate(false).write(true).open(&name);
-    let file = file.map_err(|source| StoreError::Lock { path: named(), source })?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&name);
+    let file = file.map_err(|source| StoreError::Lock {
+        path: named(),
+        source,
+    })?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: named() }),
-        Err(TryLockError::Error(source)) => Err(StoreError::Lock { path: named(), source }),
+        Err(TryLockError::Error(source)) => Err(StoreError::Lock {
+            path: named(),
+            source,
+        }),
     }
 }
 
@@ -118,12 +147,20 @@ impl Store for SqliteStore {
         let failed = io("load the state");
         let transaction = self.connection.transaction().map_err(&failed)?;
         let generation: u32 = transaction
-            .query_row("UPDATE meta SET value = value + 1 WHERE name = 'generation' RETURNING value", [], |row| row.get(0))
+            .query_row(
+                "UPDATE meta SET value = value + 1 WHERE name = 'generation' RETURNING value",
+                [],
+                |row| row.get(0),
+            )
             .map_err(&failed)?;
         let applications = load_applications(&transaction)?;
         let sessions = load_sessions(&transaction)?;
         transaction.commit().map_err(&failed)?;
-        Ok(Snapshot { generation, applications, sessions })
+        Ok(Snapshot {
+            generation,
+            applications,
+            sessions,
+        })
     }
 
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError> {
@@ -136,11 +173,16 @@ impl Store for SqliteStore {
     }
 
     fn reader(&self) -> Result<Arc<dyn TaskReader>, StoreError> {
-        let failed = |source| StoreError::Open { path: self.path.display().to_string(), source };
+        let failed = |source| StoreError::Open {
+            path: self.path.display().to_string(),
+            source,
+        };
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(&self.path, flags).map_err(failed)?;
         connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
-        Ok(Arc::new(SqliteReader { connection: Mutex::new(connection) }))
+        Ok(Arc::new(SqliteReader {
+            connection: Mutex::new(connection),
+        }))
     }
 }
 
@@ -151,16 +193,30 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
     match record {
         Record::ApplicationPut(app) => run(
             "INSERT OR REPLACE INTO applications VALUES (?, ?, ?, ?, ?)",
-            params![app.name.as_str(), app.spec.encode_to_vec(), app.created, app.version, app.builtin],
+            params![
+                app.name.as_str(),
+                app.spec.encode_to_vec(),
+                app.created,
+                app.version,
+                app.builtin
+            ],
         ),
-        Record::ApplicationRemoved(name) => run("DELETE FROM applications WHERE name = ?", params![name.as_str()]),
+        Record::ApplicationRemoved(name) => {
+            run("DELETE FROM applications WHERE name = ?", params![name.as_str()])
+        }
         Record::SessionCreated(row) => run(
             "INSERT INTO sessions VALUES (?, ?, ?, 0, ?, NULL)",
-            params![row.key, row.id.as_str(), session_spec(row).encode_to_vec(), row.created],
+            params![
+                row.key,
+                row.id.as_str(),
+                session_spec(row).encode_to_vec(),
+                row.created
+            ],
         ),
-        Record::SessionClosed { session, time } => {
-            run("UPDATE sessions SET state = 1, completed = ? WHERE key = ?", params![time, session])
-        }
+        Record::SessionClosed { session, time } => run(
+            "UPDATE sessions SET state = 1, completed = ? WHERE key = ?",
+            params![time, session],
+        ),
         Record::SessionRemoved(key) => {
             run("DELETE FROM tasks WHERE session = ?", params![key])?;
             run("DELETE FROM session_events WHERE session = ?", params![key])?;
@@ -255,14 +311,19 @@ fn session_row(row: &Row<'_>) -> Result<SessionRow, StoreError> {
         max_instances: spec.max_instances,
         priority: spec.priority,
         resources: spec.resreq.as_ref().map(Resources::from).unwrap_or_default(),
-        state: if state == 0 { SessionState::Open } else { SessionState::Closed },
+        state: if state == 0 {
+            SessionState::Open
+        } else {
+            SessionState::Closed
+        },
         created: row.get(4).map_err(&failed)?,
         completed: row.get(5).map_err(&failed)?,
     })
 }
 
 fn load_session(transaction: &Transaction<'_>, row: SessionRow) -> rusqlite::Result<StoredSession> {
-    let mut counts = transaction.prepare_cached("SELECT state, count(*), max(id) FROM tasks WHERE session = ? GROUP BY state")?;
+    let mut counts = transaction
+        .prepare_cached("SELECT state, count(*), max(id) FROM tasks WHERE session = ? GROUP BY state")?;
     let mut stored = StoredSession {
         events: load_events(transaction, row.key)?,
         row,
@@ -283,7 +344,8 @@ fn load_session(transaction: &Transaction<'_>, row: SessionRow) -> rusqlite::Res
             _ => {}
         }
     }
-    let mut open = transaction.prepare_cached("SELECT id, created, input FROM tasks WHERE session = ? AND state = 0")?;
+    let mut open =
+        transaction.prepare_cached("SELECT id, created, input FROM tasks WHERE session = ? AND state = 0")?;
     let mut rows = open.query([stored.row.key])?;
     while let Some(row) = rows.next()? {
         stored.open.push(TaskRow {
@@ -305,8 +367,13 @@ fn load_events(transaction: &Transaction<'_>, key: SessionKey) -> rusqlite::Resu
     let mut statement = transaction.prepare_cached(
         "SELECT code, message, time FROM session_events WHERE session = ? ORDER BY rowid DESC LIMIT ?",
     )?;
-    let event =
-        |row: &Row<'_>| Ok(SessionEvent { code: row.get(0)?, message: row.get(1)?, time: row.get(2)? });
+    let event = |row: &Row<'_>| {
+        Ok(SessionEvent {
+            code: row.get(0)?,
+            message: row.get(1)?,
+            time: row.get(2)?,
+        })
+    };
     let events: rusqlite::Result<Vec<_>> = statement.query_map(params![key, LOADED_EVENTS], event)?.collect();
     events.map(|mut events| {
         events.reverse();
@@ -315,7 +382,8 @@ fn load_events(transaction: &Transaction<'_>, key: SessionKey) -> rusqlite::Resu
 }
 
 fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {
-    row.get::<_, Option<Vec<u8>>>(column).map(|bytes| bytes.map(Bytes::from))
+    row.get::<_, Option<Vec<u8>>>(column)
+        .map(|bytes| bytes.map(Bytes::from))
 }
 
 const TASK_COLUMNS: &str = "session, id, state, created, started, finished, input, output, message";
@@ -340,7 +408,10 @@ impl TaskReader for SqliteReader {
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let sql = format!("SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND id = ? AND state >= 2");
         let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
-        statement.query_row(params![session, id], task_row).optional().map_err(&failed)
+        statement
+            .query_row(params![session, id], task_row)
+            .optional()
+            .map_err(&failed)
     }
 
     fn tasks(&self, session: SessionKey, after: TaskId, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
@@ -350,7 +421,9 @@ impl TaskReader for SqliteReader {
             "SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND id > ? AND state >= 2 ORDER BY id LIMIT ?"
         );
         let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
-        let rows = statement.query_map(params![session, after, limit], task_row).map_err(&failed)?;
+        let rows = statement
+            .query_map(params![session, after, limit], task_row)
+            .map_err(&failed)?;
         rows.collect::<rusqlite::Result<Vec<_>>>().map_err(&failed)
     }
 }

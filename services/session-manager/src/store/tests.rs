@@ -15,7 +15,11 @@ fn session(key: SessionKey) -> SessionRow {
         min_instances: 1,
         max_instances: Some(3),
         priority: 7,
-        resources: Resources { cpu: 2, memory: 5, gpu: 1 },
+        resources: Resources {
+            cpu: 2,
+            memory: 5,
+            gpu: 1,
+        },
         state: SessionState::Open,
         created: 11,
         completed: None,
@@ -48,7 +52,11 @@ fn ended(session: SessionKey, id: TaskId, state: TaskState) -> TaskRow {
 }
 
 fn sqlite(directory: &tempfile::TempDir) -> Box<dyn Store> {
-    open(&Storage::Sqlite(directory.path().join("flame.db")), StorageSync::Full).expect("opens")
+    open(
+        &Storage::Sqlite(directory.path().join("flame.db")),
+        StorageSync::Full,
+    )
+    .expect("opens")
 }
 
 fn each_engine(check: impl Fn(Box<dyn Store>)) {
@@ -61,16 +69,27 @@ fn each_engine(check: impl Fn(Box<dyn Store>)) {
 fn ended_tasks_are_read_back_in_pages_and_open_ones_are_not() {
     each_engine(|mut store| {
         store.load().expect("loads");
-        let mut records = vec![Record::SessionCreated(session(1)), Record::SessionCreated(session(2))];
+        let mut records = vec![
+            Record::SessionCreated(session(1)),
+            Record::SessionCreated(session(2)),
+        ];
         records.extend((1..=5).map(|id| Record::TaskCreated(task(1, id))));
         records.extend([1, 2, 4].map(|id| Record::TaskFinished(Arc::new(ended(1, id, TaskState::Succeed)))));
         store.commit(&records).expect("stores");
         let reader = store.reader().expect("opens");
-        assert_eq!(reader.task(1, 2).expect("reads"), Some(ended(1, 2, TaskState::Succeed)));
+        assert_eq!(
+            reader.task(1, 2).expect("reads"),
+            Some(ended(1, 2, TaskState::Succeed))
+        );
         assert_eq!(reader.task(1, 3).expect("reads"), None);
         assert_eq!(reader.task(2, 1).expect("reads"), None);
         let ids = |after, limit| -> Vec<_> {
-            reader.tasks(1, after, limit).expect("reads").iter().map(|task| task.id).collect()
+            reader
+                .tasks(1, after, limit)
+                .expect("reads")
+                .iter()
+                .map(|task| task.id)
+                .collect()
         };
         assert_eq!(ids(0, 2), [1, 2]);
         assert_eq!(ids(2, 2), [4]);
@@ -84,12 +103,19 @@ fn sqlite_brings_everything_back() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let application = Application {
         name: ApplicationName::new("app").expect("valid"),
-        spec: flame_rpc::v1::ApplicationSpec { command: Some("/bin/x".to_owned()), ..Default::default() },
+        spec: flame_rpc::v1::ApplicationSpec {
+            command: Some("/bin/x".to_owned()),
+            ..Default::default()
+        },
         created: 5,
         version: 2,
         builtin: true,
     };
-    let event = SessionEvent { code: 1001, message: "failed".to_owned(), time: 9 };
+    let event = SessionEvent {
+        code: 1001,
+        message: "failed".to_owned(),
+        time: 9,
+    };
     let mut store = sqlite(&directory);
     let first = store.load().expect("loads").generation;
     store
@@ -109,11 +135,19 @@ fn sqlite_brings_everything_back() {
     let snapshot = sqlite(&directory).load().expect("loads");
     assert_eq!(snapshot.generation, first + 1);
     assert_eq!(snapshot.applications, [application]);
-    let [one, two] = snapshot.sessions.as_slice() else { panic!("two sessions") };
-    assert_eq!((&one.row, one.last_task, one.failed, one.succeeded), (&session(1), 3, 1, 0));
+    let [one, two] = snapshot.sessions.as_slice() else {
+        panic!("two sessions")
+    };
+    assert_eq!(
+        (&one.row, one.last_task, one.failed, one.succeeded),
+        (&session(1), 3, 1, 0)
+    );
     assert_eq!(one.open, [task(1, 1), task(1, 2)]);
     assert_eq!(one.events, [event]);
-    assert_eq!((two.row.state, two.row.completed), (SessionState::Closed, Some(33)));
+    assert_eq!(
+        (two.row.state, two.row.completed),
+        (SessionState::Closed, Some(33))
+    );
 }
 
 #[test]
@@ -121,9 +155,14 @@ fn a_batch_is_stored_as_a_whole_or_not_at_all() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let mut store = sqlite(&directory);
     store.load().expect("loads");
-    store.commit(&[Record::SessionCreated(session(1))]).expect("stores");
+    store
+        .commit(&[Record::SessionCreated(session(1))])
+        .expect("stores");
     // The second record breaks the uniqueness of session keys.
-    let batch = [Record::TaskCreated(task(1, 1)), Record::SessionCreated(session(1))];
+    let batch = [
+        Record::TaskCreated(task(1, 1)),
+        Record::SessionCreated(session(1)),
+    ];
     store.commit(&batch).expect_err("refused");
     let snapshot = store.load().expect("loads");
     assert_eq!(snapshot.sessions.first().map(|s| s.open.len()), Some(0));
@@ -135,17 +174,28 @@ fn a_file_of_a_later_version_is_refused() {
     drop(sqlite(&directory));
     let path = directory.path().join("flame.db");
     let connection = rusqlite::Connection::open(&path).expect("opens");
-    connection.pragma_update(None, "user_version", 99).expect("writes");
+    connection
+        .pragma_update(None, "user_version", 99)
+        .expect("writes");
     drop(connection);
-    let error = open(&Storage::Sqlite(path), StorageSync::Full).err().expect("refused").to_string();
-    assert!(error.contains("has format 99") && error.contains("up to 1"), "{error}");
+    let error = open(&Storage::Sqlite(path), StorageSync::Full)
+        .err()
+        .expect("refused")
+        .to_string();
+    assert!(
+        error.contains("has format 99") && error.contains("up to 1"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_second_process_on_the_same_file_is_refused() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let _first = sqlite(&directory);
-    let second = open(&Storage::Sqlite(directory.path().join("flame.db")), StorageSync::Full);
+    let second = open(
+        &Storage::Sqlite(directory.path().join("flame.db")),
+        StorageSync::Full,
+    );
     assert!(matches!(second, Err(StoreError::InUse { .. })));
 }
 
@@ -153,9 +203,16 @@ fn a_second_process_on_the_same_file_is_refused() {
 fn what_is_no_state_file_is_refused_with_its_path() {
     let directory = tempfile::tempdir().expect("temporary directory");
     let path = directory.path().join("flame.db");
-    std::fs::write(&path, "this is no database, but long enough to be looked at as one".repeat(20)).expect("writes");
+    std::fs::write(
+        &path,
+        "this is no database, but long enough to be looked at as one".repeat(20),
+    )
+    .expect("writes");
     for storage in [path, directory.path().join("missing/flame.db")] {
-        let error = open(&Storage::Sqlite(storage.clone()), StorageSync::Full).err().expect("refused").to_string();
+        let error = open(&Storage::Sqlite(storage.clone()), StorageSync::Full)
+            .err()
+            .expect("refused")
+            .to_string();
         assert!(error.contains(&storage.display().to_string()), "{error}");
     }
 }

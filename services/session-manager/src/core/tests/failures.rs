@@ -41,7 +41,11 @@ fn only_the_current_attempt_counts() {
     bed.results(link, vec![Bed::done(&executor, &new, 0)]);
     bed.results(link, vec![Bed::done(&executor, &new, 1)]);
     assert_eq!(bed.ended, [(1, TaskState::Succeed, None)]);
-    assert_eq!(bed.acks.len(), 4, "refused results are acknowledged, too, or they would come again for ever");
+    assert_eq!(
+        bed.acks.len(),
+        4,
+        "refused results are acknowledged, too, or they would come again for ever"
+    );
 }
 
 /// Defect 12 and 13: a task that kills its service is not tried for ever.
@@ -54,8 +58,13 @@ fn a_task_that_kills_its_service_fails_with_the_reason() {
         bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 11");
         bed.bind_all(link);
     }
-    let [(1, TaskState::Failed, Some(reason))] = bed.ended.as_slice() else { panic!("{:?}", bed.ended) };
-    assert!(reason.contains("3 times") && reason.contains("signal 11"), "{reason}");
+    let [(1, TaskState::Failed, Some(reason))] = bed.ended.as_slice() else {
+        panic!("{:?}", bed.ended)
+    };
+    assert!(
+        reason.contains("3 times") && reason.contains("signal 11"),
+        "{reason}"
+    );
 }
 
 #[test]
@@ -67,20 +76,41 @@ fn failures_to_bind_are_events_back_off_and_end() {
     let executor = bed.started.keys().next().expect("started").clone();
     bed.update(link, &executor, ExecutorPhase::BindFailed, "no such file");
     assert!(bed.started.is_empty(), "not again at once");
-    assert_eq!(bed.core.next_deadline(bed.now), Some(bed.now.mono + Duration::from_millis(100)));
+    assert_eq!(
+        bed.core.next_deadline(bed.now),
+        Some(bed.now.mono + Duration::from_millis(100))
+    );
     bed.wait(Duration::from_millis(100));
     let executor = bed.started.keys().next().expect("started again").clone();
     bed.update(link, &executor, ExecutorPhase::BindFailed, "no such file");
     bed.wait(Duration::from_secs(10));
     assert!(bed.started.is_empty(), "two failures are enough here");
-    let events = bed.core.get_session("s").expect("there").status.expect("set").events;
+    let events = bed
+        .core
+        .get_session("s")
+        .expect("there")
+        .status
+        .expect("set")
+        .events;
     let codes: Vec<_> = events.iter().map(|event| event.code).collect();
     assert_eq!(codes, [1001, 1001, 1002]);
     let text = events[0].message.clone().expect("set");
-    for part in ["failed to bind session", &executor[..2], "node n", "code 12", "no such file"] {
+    for part in [
+        "failed to bind session",
+        &executor[..2],
+        "node n",
+        "code 12",
+        "no such file",
+    ] {
         assert!(text.contains(part), "{text}");
     }
-    assert_eq!(bed.records.iter().filter(|record| matches!(record, Record::SessionEvent(..))).count(), 3);
+    assert_eq!(
+        bed.records
+            .iter()
+            .filter(|record| matches!(record, Record::SessionEvent(..)))
+            .count(),
+        3
+    );
     bed.node("other", 1);
     assert_eq!(bed.started.len(), 1, "a new node may do better");
 }
@@ -88,12 +118,24 @@ fn failures_to_bind_are_events_back_off_and_end() {
 #[test]
 fn a_service_that_dies_before_it_did_anything_counts_as_a_failure_to_bind() {
     let (mut bed, link) = bound(1, 0);
-    bed.session("idle", SessionSpec { min_instances: 1, ..spec("app") });
+    bed.session(
+        "idle",
+        SessionSpec {
+            min_instances: 1,
+            ..spec("app")
+        },
+    );
     bed.bind_all(link);
     let executor = bed.started.keys().next().expect("started").clone();
     bed.update(link, &executor, ExecutorPhase::Died, "exited with status 1");
     assert!(bed.started.is_empty(), "it is not started over and over");
-    let events = bed.core.get_session("idle").expect("there").status.expect("set").events;
+    let events = bed
+        .core
+        .get_session("idle")
+        .expect("there")
+        .status
+        .expect("set")
+        .events;
     assert_eq!(events.len(), 1);
 }
 
@@ -105,9 +147,16 @@ fn a_silent_node_is_suspect_then_lost_then_forgotten() {
     bed.wait(Duration::from_secs(15));
     let state = |bed: &Bed| bed.core.get_node("n").map(|node| node.status.expect("set").state);
     assert_eq!(state(&bed), Ok(flame_rpc::v1::NodeState::NotReady.into()));
-    assert_eq!(bed.core.list_executors().executors.len(), 2, "a suspect keeps what it has");
+    assert_eq!(
+        bed.core.list_executors().executors.len(),
+        2,
+        "a suspect keeps what it has"
+    );
     bed.wait(Duration::from_secs(30));
-    assert!(bed.core.list_executors().executors.is_empty(), "a lost one does not");
+    assert!(
+        bed.core.list_executors().executors.is_empty(),
+        "a lost one does not"
+    );
     assert_eq!(bed.core.summary().pending, 4);
     bed.wait(Duration::from_secs(20 * 60));
     assert!(bed.core.get_node("n").is_err());
@@ -135,7 +184,11 @@ fn a_heartbeat_in_time_makes_a_suspect_ready_again() {
 fn what_comes_on_an_old_link_is_ignored() {
     let (mut bed, old) = bound(1, 2);
     let (executor, task) = bed.handed[0].clone();
-    let new = bed.connect("n", 1, vec![running(&bed, &executor, std::slice::from_ref(&task))]);
+    let new = bed.connect(
+        "n",
+        1,
+        vec![running(&bed, &executor, std::slice::from_ref(&task))],
+    );
     bed.run(|core, _, fx| core.node_disconnected(old, fx));
     bed.results(old, vec![Bed::done(&executor, &task, 0)]);
     assert!(bed.ended.is_empty());
@@ -154,10 +207,17 @@ fn messages_that_were_lost_with_a_link_are_made_good() {
     bed.started.remove(&second.0);
     bed.handed.clear();
     let link = bed.connect("n", 2, reported);
-    assert_eq!(bed.started.len(), 2, "a new executor takes the place of the lost one");
+    assert_eq!(
+        bed.started.len(),
+        2,
+        "a new executor takes the place of the lost one"
+    );
     bed.bind_all(link);
     assert_eq!(bed.handed.len(), 1);
-    assert_eq!(bed.handed[0].1.task_id, second.1.task_id, "the older task is first");
+    assert_eq!(
+        bed.handed[0].1.task_id, second.1.task_id,
+        "the older task is first"
+    );
     bed.results(link, vec![Bed::done(&first.0, &first.1, 0)]);
     assert_eq!(bed.ended.len(), 1);
 }
@@ -179,7 +239,12 @@ fn an_agent_that_starts_anew_gets_its_tasks_again() {
 #[test]
 fn a_node_that_leaves_gives_its_tasks_back() {
     let (mut bed, link) = bound(2, 2);
-    bed.say(link, from_agent::Message::Leave(Leave { reason: "stopped".to_owned() }));
+    bed.say(
+        link,
+        from_agent::Message::Leave(Leave {
+            reason: "stopped".to_owned(),
+        }),
+    );
     assert_eq!(bed.core.summary().pending, 2);
     assert_eq!(bed.core.summary().ready_nodes, 0);
     bed.started.clear();
@@ -202,7 +267,11 @@ fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
         cancelled: 0,
     };
     let applications = old.core.applications.values().cloned().collect();
-    let snapshot = Snapshot { generation: 2, applications, sessions: vec![stored] };
+    let snapshot = Snapshot {
+        generation: 2,
+        applications,
+        sessions: vec![stored],
+    };
     let (executor, task) = old.handed.remove(0);
     let mut stranger = running(&old, &executor, &[]);
     (stranger.executor_id, stranger.session_id) = ("e1-77".to_owned(), "gone".to_owned());
@@ -210,12 +279,16 @@ fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
 
     let mut bed = Bed::with(config(), snapshot);
     assert_eq!(bed.core.summary().pending, 3, "until an agent says otherwise");
-    bed.started.insert(executor.clone(), old.started[&executor].clone());
+    bed.started
+        .insert(executor.clone(), old.started[&executor].clone());
     let link = bed.connect("n", 2, reported);
     assert_eq!(bed.releasing, ["e1-77"]);
     assert_eq!((bed.core.summary().running, bed.core.summary().pending), (1, 2));
     bed.results(link, vec![Bed::done(&executor, &task, 0)]);
     assert_eq!(bed.ended, [(task.task_id, TaskState::Succeed, None)]);
     let next = bed.handed.last().expect("the next one");
-    assert!(next.1.attempt > task.attempt, "attempts of a later generation are higher");
+    assert!(
+        next.1.attempt > task.attempt,
+        "attempts of a later generation are higher"
+    );
 }

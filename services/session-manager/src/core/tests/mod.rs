@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 use flame_core::config::cluster::{Limits, Policy};
 use flame_core::state::{Shim, TaskState};
 use flame_rpc::node::{
-    ExecutorPhase, ExecutorUpdate, ResultBatch, StartExecutor, TaskDone, TaskItem, from_agent, to_agent::Message,
+    ExecutorPhase, ExecutorUpdate, ResultBatch, StartExecutor, TaskDone, TaskItem, from_agent,
+    to_agent::Message,
 };
 use flame_rpc::v1::{ApplicationSpec, SessionSpec};
 
@@ -40,28 +41,56 @@ pub(super) fn sid(text: &str) -> SessionId {
 }
 
 pub(super) fn spec(application: &str) -> SessionSpec {
-    let resreq = Some(Resources { cpu: 1, memory: 1, gpu: 0 }.into());
-    SessionSpec { application: application.to_owned(), resreq, ..SessionSpec::default() }
+    let resreq = Some(
+        Resources {
+            cpu: 1,
+            memory: 1,
+            gpu: 0,
+        }
+        .into(),
+    );
+    SessionSpec {
+        application: application.to_owned(),
+        resreq,
+        ..SessionSpec::default()
+    }
 }
 
 pub(super) fn config() -> CoreConfig {
     CoreConfig {
-        default_resources: Resources { cpu: 1, memory: 1, gpu: 0 },
+        default_resources: Resources {
+            cpu: 1,
+            memory: 1,
+            gpu: 0,
+        },
         policies: vec![Policy::Priority, Policy::Drf],
-        limits: Limits { max_sessions: None, max_executors: 128, max_message_size: 1 << 20 },
+        limits: Limits {
+            max_sessions: None,
+            max_executors: 128,
+            max_message_size: 1 << 20,
+        },
         bind_retries: 2,
     }
 }
 
 impl Bed {
     pub(super) fn new() -> Self {
-        Self::with(config(), Snapshot { generation: 1, ..Snapshot::default() })
+        Self::with(
+            config(),
+            Snapshot {
+                generation: 1,
+                ..Snapshot::default()
+            },
+        )
     }
 
     pub(super) fn with(config: CoreConfig, snapshot: Snapshot) -> Self {
         let mut bed = Self {
             core: Core::new(config, snapshot),
-            now: Now { wall: 1_000, mono: Duration::from_secs(100) },
+            now: Now {
+                wall: 1_000,
+                mono: Duration::from_secs(100),
+            },
             started: BTreeMap::new(),
             releasing: Vec::new(),
             handed: Vec::new(),
@@ -84,18 +113,27 @@ impl Bed {
         for (_, message) in fx.orders.into_iter().chain(fx.answers) {
             match message.message.expect("never empty") {
                 Message::Start(start) => {
-                    assert!(self.started.insert(start.executor_id.clone(), start).is_none(), "started twice");
+                    assert!(
+                        self.started.insert(start.executor_id.clone(), start).is_none(),
+                        "started twice"
+                    );
                 }
                 Message::Release(release) => self.releasing.push(release.executor_id),
                 Message::Tasks(batch) => {
-                    self.handed.extend(batch.tasks.into_iter().map(|task| (batch.executor_id.clone(), task)));
+                    self.handed.extend(
+                        batch
+                            .tasks
+                            .into_iter()
+                            .map(|task| (batch.executor_id.clone(), task)),
+                    );
                 }
                 Message::Ack(ack) => self.acks.push(ack.sequence),
                 Message::Welcome(_) | Message::Refuse(_) => {}
             }
         }
         let ended = fx.updates.iter().filter(|row| row.state.is_terminal());
-        self.ended.extend(ended.map(|row| (row.id, row.state, row.message.clone())));
+        self.ended
+            .extend(ended.map(|row| (row.id, row.state, row.message.clone())));
         self.records.extend(fx.records);
         self.core.check();
         result
@@ -103,11 +141,13 @@ impl Bed {
 
     pub(super) fn application(&mut self, name: &str, spec: ApplicationSpec) {
         let name = ApplicationName::new(name).expect("valid");
-        self.run(|core, now, fx| core.register_application(&name, spec, now, fx)).expect("registered");
+        self.run(|core, now, fx| core.register_application(&name, spec, now, fx))
+            .expect("registered");
     }
 
     pub(super) fn session(&mut self, id: &str, spec: SessionSpec) {
-        self.run(|core, now, fx| core.create_session(&sid(id), spec, now, fx)).expect("created");
+        self.run(|core, now, fx| core.create_session(&sid(id), spec, now, fx))
+            .expect("created");
     }
 
     pub(super) fn tasks(&mut self, session: &str, count: usize) {
@@ -119,7 +159,11 @@ impl Bed {
     }
 
     pub(super) fn hello(name: &str, cpu: u64) -> NodeHello {
-        let resources = Resources { cpu, memory: 1 << 40, gpu: 0 };
+        let resources = Resources {
+            cpu,
+            memory: 1 << 40,
+            gpu: 0,
+        };
         NodeHello {
             name: self::name(name),
             agent_instance: "instance".to_owned(),
@@ -150,7 +194,10 @@ impl Bed {
     }
 
     pub(super) fn update(&mut self, link: LinkId, executor: &str, phase: ExecutorPhase, message: &str) {
-        let lost: Vec<_> = self.handed.extract_if(.., |(id, _)| phase != ExecutorPhase::Bound && id == executor).collect();
+        let lost: Vec<_> = self
+            .handed
+            .extract_if(.., |(id, _)| phase != ExecutorPhase::Bound && id == executor)
+            .collect();
         let update = ExecutorUpdate {
             executor_id: executor.to_owned(),
             phase: phase.into(),
@@ -168,7 +215,12 @@ impl Bed {
 
     /// All executors that were started say that they are bound.
     pub(super) fn bind_all(&mut self, link: LinkId) {
-        let ids: Vec<_> = self.started.keys().filter(|id| !self.releasing.contains(id)).cloned().collect();
+        let ids: Vec<_> = self
+            .started
+            .keys()
+            .filter(|id| !self.releasing.contains(id))
+            .cloned()
+            .collect();
         for id in ids {
             self.update(link, &id, ExecutorPhase::Bound, "");
         }
@@ -193,7 +245,10 @@ impl Bed {
     }
 
     pub(super) fn results(&mut self, link: LinkId, results: Vec<TaskDone>) {
-        self.say(link, from_agent::Message::Results(ResultBatch { sequence: 7, results }));
+        self.say(
+            link,
+            from_agent::Message::Results(ResultBatch { sequence: 7, results }),
+        );
     }
 
     /// The agents finish the tasks that they have now; returns how many of which session.
@@ -225,28 +280,48 @@ impl Bed {
 }
 
 pub(super) fn attempt(task: &TaskItem) -> node::TaskAttempt {
-    node::TaskAttempt { task_id: task.task_id, attempt: task.attempt }
+    node::TaskAttempt {
+        task_id: task.task_id,
+        attempt: task.attempt,
+    }
 }
 
 impl Core {
     /// What must be true after every step.
     fn check(&self) {
         for node in self.nodes.values() {
-            let held = node.executors.iter().fold(Resources::default(), |sum, id| sum.plus(&self.executors[id].resources));
-            assert_eq!(held, node.used, "what node {} gives away is what its executors hold", node.hello.name);
-            assert!(node.hello.allocatable.covers(&held), "node {} is overcommitted", node.hello.name);
+            let held = node.executors.iter().fold(Resources::default(), |sum, id| {
+                sum.plus(&self.executors[id].resources)
+            });
+            assert_eq!(
+                held, node.used,
+                "what node {} gives away is what its executors hold",
+                node.hello.name
+            );
+            assert!(
+                node.hello.allocatable.covers(&held),
+                "node {} is overcommitted",
+                node.hello.name
+            );
         }
         for executor in self.executors.values() {
             assert!(self.nodes[&executor.node].executors.contains(&executor.id));
             for (task, attempt) in &executor.tasks {
                 let phase = &self.sessions[&executor.session].live[task].phase;
-                let expected = TaskPhase::Running { executor: executor.id.clone(), attempt: *attempt };
+                let expected = TaskPhase::Running {
+                    executor: executor.id.clone(),
+                    attempt: *attempt,
+                };
                 assert_eq!(*phase, expected);
             }
         }
         for session in self.sessions.values() {
             for (id, task) in &session.live {
-                assert_eq!(task.phase == TaskPhase::Pending, session.pending.contains(id), "task {id}");
+                assert_eq!(
+                    task.phase == TaskPhase::Pending,
+                    session.pending.contains(id),
+                    "task {id}"
+                );
                 if let TaskPhase::Running { executor, attempt } = &task.phase {
                     assert_eq!(self.executors[executor].tasks.get(id), Some(attempt), "task {id}");
                 }
@@ -255,8 +330,21 @@ impl Core {
             for id in &session.idle {
                 let executor = &self.executors[id];
                 assert!(executor.tasks.is_empty(), "{id} is idle");
-                assert!(matches!(executor.state, ExecutorState::Bound { idle_since: Some(_), .. }), "{id} is idle");
-                assert_eq!(session.idle.iter().filter(|other| *other == id).count(), 1, "{id} is listed once");
+                assert!(
+                    matches!(
+                        executor.state,
+                        ExecutorState::Bound {
+                            idle_since: Some(_),
+                            ..
+                        }
+                    ),
+                    "{id} is idle"
+                );
+                assert_eq!(
+                    session.idle.iter().filter(|other| *other == id).count(),
+                    1,
+                    "{id} is listed once"
+                );
             }
         }
     }

@@ -3,7 +3,10 @@
 use super::*;
 
 fn counts<const N: usize>(expected: [(&str, usize); N]) -> BTreeMap<String, usize> {
-    expected.into_iter().map(|(id, count)| (id.to_owned(), count)).collect()
+    expected
+        .into_iter()
+        .map(|(id, count)| (id.to_owned(), count))
+        .collect()
 }
 
 #[test]
@@ -27,15 +30,44 @@ fn instances_are_bounded_by_demand_session_application_and_node() {
         limited.limits.max_executors = max_executors;
         let mut bed = Bed::with(limited, Snapshot::default());
         bed.application("bounded", application);
-        bed.session("s", SessionSpec { application: "bounded".to_owned(), ..session });
+        bed.session(
+            "s",
+            SessionSpec {
+                application: "bounded".to_owned(),
+                ..session
+            },
+        );
         bed.tasks("s", 5);
         bed.node("n", 100);
         bed.started.len()
     };
-    let one = |max: Option<u32>| ApplicationSpec { max_instances: max, ..Default::default() };
+    let one = |max: Option<u32>| ApplicationSpec {
+        max_instances: max,
+        ..Default::default()
+    };
     assert_eq!(bounded(spec("app"), one(None), 128), 5);
-    assert_eq!(bounded(SessionSpec { max_instances: Some(2), ..spec("app") }, one(None), 128), 2);
-    assert_eq!(bounded(SessionSpec { min_instances: 7, ..spec("app") }, one(None), 128), 7);
+    assert_eq!(
+        bounded(
+            SessionSpec {
+                max_instances: Some(2),
+                ..spec("app")
+            },
+            one(None),
+            128
+        ),
+        2
+    );
+    assert_eq!(
+        bounded(
+            SessionSpec {
+                min_instances: 7,
+                ..spec("app")
+            },
+            one(None),
+            128
+        ),
+        7
+    );
     assert_eq!(bounded(spec("app"), one(Some(3)), 128), 3);
     assert_eq!(bounded(spec("app"), one(None), 4), 4);
 }
@@ -44,7 +76,13 @@ fn instances_are_bounded_by_demand_session_application_and_node() {
 fn higher_priority_is_served_first() {
     let mut bed = Bed::new();
     bed.session("low", spec("app"));
-    bed.session("high", SessionSpec { priority: 5, ..spec("app") });
+    bed.session(
+        "high",
+        SessionSpec {
+            priority: 5,
+            ..spec("app")
+        },
+    );
     bed.tasks("low", 5);
     bed.tasks("high", 3);
     bed.node("n", 4);
@@ -95,8 +133,20 @@ fn idle_executors_give_way_at_once() {
 fn an_executor_without_work_is_released_after_its_delay_and_the_minimum_is_kept() {
     let mut bed = Bed::new();
     let link = bed.node("n", 4);
-    bed.application("quick", ApplicationSpec { delay_release: Some(5), ..Default::default() });
-    bed.session("s", SessionSpec { min_instances: 1, ..spec("quick") });
+    bed.application(
+        "quick",
+        ApplicationSpec {
+            delay_release: Some(5),
+            ..Default::default()
+        },
+    );
+    bed.session(
+        "s",
+        SessionSpec {
+            min_instances: 1,
+            ..spec("quick")
+        },
+    );
     bed.tasks("s", 3);
     bed.bind_all(link);
     bed.finish_handed(link);
@@ -131,7 +181,10 @@ fn nobody_starves_when_there_are_more_sessions_than_places() {
             link = bed.connect("n", 1, running(&bed));
         }
     }
-    assert!(served.len() == 3 && served.values().all(|count| *count > 10), "{served:?}");
+    assert!(
+        served.len() == 3 && served.values().all(|count| *count > 10),
+        "{served:?}"
+    );
 }
 
 /// What an agent reports that has lost nothing.
@@ -142,7 +195,12 @@ fn running(bed: &Bed) -> Vec<node::RunningExecutor> {
         application: start.application.clone(),
         resreq: start.resreq,
         bound: true,
-        tasks: bed.handed.iter().filter(|(executor, _)| executor == id).map(|(_, task)| attempt(task)).collect(),
+        tasks: bed
+            .handed
+            .iter()
+            .filter(|(executor, _)| executor == id)
+            .map(|(_, task)| attempt(task))
+            .collect(),
     };
     bed.started.iter().map(executor).collect()
 }
@@ -151,7 +209,17 @@ fn running(bed: &Bed) -> Vec<node::RunningExecutor> {
 fn large_executors_wait_for_room_instead_of_being_split_or_overcommitted() {
     let mut bed = Bed::new();
     let link = bed.node("n", 4);
-    let large = SessionSpec { resreq: Some(Resources { cpu: 3, memory: 1, gpu: 0 }.into()), ..spec("app") };
+    let large = SessionSpec {
+        resreq: Some(
+            Resources {
+                cpu: 3,
+                memory: 1,
+                gpu: 0,
+            }
+            .into(),
+        ),
+        ..spec("app")
+    };
     bed.session("small", spec("app"));
     bed.tasks("small", 2);
     bed.bind_all(link);
@@ -168,12 +236,26 @@ fn large_executors_wait_for_room_instead_of_being_split_or_overcommitted() {
 fn an_application_for_another_shim_waits() {
     let mut bed = Bed::new();
     bed.node("n", 4);
-    bed.application("wasm", ApplicationSpec { shim: flame_rpc::v1::Shim::Wasm.into(), ..Default::default() });
+    bed.application(
+        "wasm",
+        ApplicationSpec {
+            shim: flame_rpc::v1::Shim::Wasm.into(),
+            ..Default::default()
+        },
+    );
     bed.session("s", spec("wasm"));
     bed.tasks("s", 1);
     bed.wait(Duration::from_secs(10));
     assert!(bed.started.is_empty());
-    assert_eq!(bed.core.get_session("s").expect("there").status.expect("set").pending, 1);
+    assert_eq!(
+        bed.core
+            .get_session("s")
+            .expect("there")
+            .status
+            .expect("set")
+            .pending,
+        1
+    );
 }
 
 #[test]
@@ -183,8 +265,13 @@ fn executors_are_packed() {
     bed.node("small", 2);
     bed.session("s", spec("app"));
     bed.tasks("s", 2);
-    let nodes: Vec<_> =
-        bed.core.list_executors().executors.iter().map(|e| e.spec.clone().expect("set").node).collect();
+    let nodes: Vec<_> = bed
+        .core
+        .list_executors()
+        .executors
+        .iter()
+        .map(|e| e.spec.clone().expect("set").node)
+        .collect();
     assert_eq!(nodes, ["small", "small"]);
 }
 
@@ -195,5 +282,8 @@ fn an_idle_core_sleeps() {
     assert_eq!(bed.core.next_deadline(bed.now), None);
     bed.node("n", 1);
     bed.session("s", spec("app"));
-    assert_eq!(bed.core.next_deadline(bed.now), Some(bed.now.mono + Duration::from_secs(15)));
+    assert_eq!(
+        bed.core.next_deadline(bed.now),
+        Some(bed.now.mono + Duration::from_secs(15))
+    );
 }
