@@ -146,15 +146,17 @@ impl Client {
 
     pub(crate) async fn create_session(
         &self,
-        id: &str,
-        spec: v1::SessionSpec,
+        request: v1::CreateSessionRequest,
     ) -> Result<v1::Session, CtlError> {
         let mut frontend = self.frontend.clone();
-        let action = format!("create session {id:?} of application {:?}", spec.application);
-        let request = v1::CreateSessionRequest {
-            session_id: id.to_owned(),
-            session: Some(spec),
-        };
+        let application = request
+            .session
+            .as_ref()
+            .map_or("", |spec| spec.application.as_str());
+        let action = format!(
+            "create session {:?} of application {application:?}",
+            request.session_id
+        );
         self.request(action, frontend.create_session(request)).await
     }
 

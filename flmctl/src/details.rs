@@ -138,6 +138,28 @@ fn resources(resources: &Resources) -> String {
     )
 }
 
+/// Most of a text payload that a page shows, in bytes: a screen or two.
+const TEXT_PREVIEW: usize = 4096;
+
+/// The start of a payload; more of it would bury the rest of the page.
+fn preview(data: &[u8]) -> String {
+    match std::str::from_utf8(data) {
+        Ok(text) if text.len() > TEXT_PREVIEW => {
+            let end = (0..=TEXT_PREVIEW)
+                .rev()
+                .find(|at| text.is_char_boundary(*at))
+                .unwrap_or_default();
+            let shown = text.get(..end).unwrap_or_default();
+            let left = size((text.len() - shown.len()) as u64);
+            format!(
+                "{}\n... {left} more, see --raw or -o json",
+                payload(shown.as_bytes())
+            )
+        }
+        _ => payload(data).trim_end_matches('\n').to_owned(),
+    }
+}
+
 /// Lines that are aligned when all are known.
 #[derive(Debug, Default)]
 struct Page {
@@ -176,7 +198,7 @@ impl Page {
         let mut value = format!("{}, {kind}", size(data.len() as u64));
         if !data.is_empty() {
             value.push('\n');
-            value.push_str(payload(data).trim_end_matches('\n'));
+            value.push_str(&preview(data));
         }
         self.lines.push((key.to_owned(), value));
     }

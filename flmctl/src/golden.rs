@@ -294,3 +294,16 @@ fn names_from_the_server_cannot_steer_the_terminal() {
     assert!(!shown.contains('\u{1b}'), "{shown:?}");
     assert_eq!(shown.lines().count(), 2, "{shown:?}");
 }
+
+#[test]
+fn long_payloads_are_cut_on_a_page() {
+    let mut task = tasks().remove(0);
+    task.input = None;
+    task.output = Some(Bytes::from("ü".repeat(10_000)));
+    let page = details::task(&task, &printer(Format::Table).clock);
+    assert!(page.contains("Output:    19.5 KiB, text\n"), "{page}");
+    assert!(
+        page.contains("... 15.5 KiB more, see --raw or -o json\n"),
+        "{page}"
+    );
+}

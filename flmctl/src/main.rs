@@ -13,6 +13,7 @@ mod model;
 mod printer;
 mod table;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -22,11 +23,14 @@ use flame_core::config::ClientConfig;
 use cli::{Cli, Command, Create, Format, Global, Watch};
 use client::Client;
 use commands::{apply, create, docs, end, list, view, watch};
-use error::{CtlError, EXIT_FAILED, EXIT_INTERRUPTED};
+use error::{CtlError, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE};
 use printer::Printer;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
     let format = cli.global.output;
     // One request at a time needs one thread.
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -55,6 +59,35 @@ fn main() -> ExitCode {
     }
 }
 
+/// Help, version or wrong usage; the latter as JSON for programs, as any other error.
+fn refused(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() && asks_for_json(std::env::args_os().skip(1)) {
+        let text = error.to_string();
+        let message = text
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .trim_start_matches("error: ");
+        let _ = writeln!(
+            std::io::stderr(),
+            "{}",
+            CtlError::Usage(message.to_owned()).json()
+        );
+        return ExitCode::from(EXIT_USAGE);
+    }
+    error.exit()
+}
+
+/// Whether a command line that could not be read has `-o json` in it.
+fn asks_for_json(args: impl Iterator<Item = OsString>) -> bool {
+    let args: Vec<OsString> = args.collect();
+    let joined = ["-ojson", "-o=json", "--output=json"];
+    args.iter().any(|arg| joined.iter().any(|json| arg == json))
+        || args.windows(2).any(
+            |pair| matches!(pair, [flag, value] if (flag == "-o" || flag == "--output") && value == "json"),
+        )
+}
+
 /// Runs the command; nothing if Ctrl-C came first.
 async fn until_interrupted(cli: Cli) -> Option<Result<(), CtlError>> {
     tokio::select! {
@@ -80,9 +113,13 @@ async fn run(cli: Cli) -> Result<(), CtlError> {
             view::run(&connect(&global).await?, &printer, &target, &args).await
         }
         Command::Create(Create::Session(args)) => {
-            create::session(&connect(&global).await?, &printer, args).await
+            let request = create::session_request(args).await?;
+            create::session(&connect(&global).await?, &printer, request).await
         }
-        Command::Create(Create::Task(args)) => create::task(&connect(&global).await?, &printer, args).await,
+        Command::Create(Create::Task(args)) => {
+            let spec = create::task_spec(&args).await?;
+            create::task(&connect(&global).await?, &printer, spec, args.wait).await
+        }
         Command::Close(args) => {
             let ids = end::ids(args)?;
             end::run(&connect(&global).await?, &printer, end::End::Close, &ids).await
@@ -92,11 +129,11 @@ async fn run(cli: Cli) -> Result<(), CtlError> {
             end::run(&connect(&global).await?, &printer, end::End::Delete, &ids).await
         }
         Command::Register(args) => {
-            let source = apply::Source::new(args)?;
+            let source = apply::Source::new(args).await?;
             apply::register(&connect(&global).await?, &printer, source).await
         }
         Command::Update(args) => {
-            let source = apply::Source::new(args)?;
+            let source = apply::Source::new(args).await?;
             apply::update(&connect(&global).await?, &printer, source).await
         }
         Command::Unregister(args) => {

@@ -217,6 +217,23 @@ async fn wrong_usage_is_told_before_anybody_is_asked() {
         (vec!["list", "pods"], "invalid value 'pods'"),
         (vec!["view", "app", "x", "--raw"], "output of a task"),
         (vec!["close"], "say which session"),
+        (
+            vec!["create", "session", "-a", "x", "-s", "../x"],
+            "session id \"../x\" is not valid",
+        ),
+        (
+            vec![
+                "create",
+                "session",
+                "-a",
+                "x",
+                "--min-instances",
+                "2",
+                "--max-instances",
+                "1",
+            ],
+            "--max-instances 1 is less than --min-instances 2",
+        ),
         (vec!["register"], "say which application"),
         (
             vec!["list", "apps", "-e", "localhost"],
@@ -231,22 +248,12 @@ async fn wrong_usage_is_told_before_anybody_is_asked() {
         assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(message), "{args:?}: {}", stderr(&output));
     }
-    let served = serve(filled()).await;
-    for args in [
-        vec!["create", "session", "-a", "counter", "-s", "../x"],
-        vec![
-            "create",
-            "session",
-            "-a",
-            "counter",
-            "--min-instances",
-            "2",
-            "--max-instances",
-            "1",
-        ],
-    ] {
-        assert_eq!(flmctl(&served, &args).await.status.code(), Some(2), "{args:?}");
-    }
+    let output = flmctl(url, &["list", "pods", "-o", "json"]).await;
+    let error: serde_json::Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(
+        (output.status.code(), &error["error"]["code"]),
+        (Some(2), &json!("usage"))
+    );
 }
 
 #[tokio::test]
@@ -538,4 +545,26 @@ async fn version_completion_and_manual_need_no_cluster() {
     let dir = tempfile::tempdir().unwrap();
     stdout(&flmctl(url, &["man", "--dir", dir.path().to_str().unwrap()]).await);
     assert!(dir.path().join("flmctl-list.1").exists());
+}
+
+/// Ctrl-C while a watch waits.
+#[tokio::test]
+async fn an_interrupt_ends_a_watch_with_its_own_status() {
+    let fake = watched(v1::TaskState::Succeed, None, None);
+    fake.0.lock().unwrap().updates.truncate(1);
+    fake.0.lock().unwrap().stays_open = true;
+    let url = serve(fake).await;
+    let mut child = support::command(&["watch", "task", "1", "-s", "s"])
+        .env("FLAME_ENDPOINT", &url)
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut first = [0; 1];
+    tokio::io::AsyncReadExt::read_exact(&mut out, &mut first)
+        .await
+        .unwrap();
+    let pid = rustix::process::Pid::from_raw(child.id().unwrap().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(130), ""));
 }

@@ -17,15 +17,15 @@ use crate::printer::Printer;
 /// Where an application's specification comes from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    /// A YAML file.
-    File(std::path::PathBuf),
+    /// The documents of a YAML file.
+    File(Vec<Manifest>),
     /// A name and flags.
     Flags(String, Box<SpecFlags>),
 }
 
 impl Source {
-    /// Brings `register -f FILE` and `register application ...` together.
-    pub(crate) fn new(args: ApplyArgs) -> Result<Self, CtlError> {
+    /// Brings `register -f FILE` and `register application ...` together, and reads the file.
+    pub(crate) async fn new(args: ApplyArgs) -> Result<Self, CtlError> {
         let usage = |message: &str| CtlError::Usage(message.to_owned());
         let application = args.noun.map(|ApplyNoun::Application(application)| *application);
         let ApplyApplication { name, file, spec } = application.unwrap_or_default();
@@ -33,7 +33,7 @@ impl Source {
             (Some(_), _, Some(_)) | (Some(_), Some(_), _) => {
                 Err(usage("give either --file or a name with flags"))
             }
-            (Some(file), None, None) | (None, Some(file), _) => Ok(Self::File(file)),
+            (Some(file), None, None) | (None, Some(file), _) => Ok(Self::File(read(&file).await?)),
             (None, None, Some(name)) => Ok(Self::Flags(name, Box::new(spec))),
             (None, None, None) => Err(usage(
                 "say which application: --file FILE, or application NAME with flags",
@@ -45,7 +45,7 @@ impl Source {
 /// Registers what `source` describes.
 pub(crate) async fn register(client: &Client, printer: &Printer, source: Source) -> Result<(), CtlError> {
     let manifests = match source {
-        Source::File(file) => read(&file).await?,
+        Source::File(manifests) => manifests,
         Source::Flags(name, flags) => {
             let mut spec = v1::ApplicationSpec::default();
             flags.put_into(&mut spec);
@@ -62,7 +62,7 @@ pub(crate) async fn register(client: &Client, printer: &Printer, source: Source)
 /// Updates what `source` describes: a file is the whole application, flags change what they name.
 pub(crate) async fn update(client: &Client, printer: &Printer, source: Source) -> Result<(), CtlError> {
     let manifests = match source {
-        Source::File(file) => read(&file).await?,
+        Source::File(manifests) => manifests,
         Source::Flags(name, flags) => {
             let mut spec = client.application(&name).await?.spec.unwrap_or_default();
             flags.put_into(&mut spec);

@@ -13,8 +13,8 @@ use crate::format;
 use crate::model::{SessionDetails, Task};
 use crate::printer::Printer;
 
-/// Creates a session and prints its id.
-pub(crate) async fn session(client: &Client, printer: &Printer, args: CreateSession) -> Result<(), CtlError> {
+/// Checks the arguments of a session, before anybody is asked, and reads its data.
+pub(crate) async fn session_request(args: CreateSession) -> Result<v1::CreateSessionRequest, CtlError> {
     let id = args.session.unwrap_or_else(|| random_id(&args.application));
     flame_core::SessionId::new(&id).map_err(|error| CtlError::Usage(error.to_string()))?;
     if let Some(max) = args.max_instances.filter(|max| *max < args.min_instances) {
@@ -36,27 +36,49 @@ pub(crate) async fn session(client: &Client, printer: &Printer, args: CreateSess
         priority: args.priority,
         resreq: args.resreq.map(v1::ResourceRequirement::from),
     };
-    let created = SessionDetails::from(client.create_session(&id, spec).await?);
+    Ok(v1::CreateSessionRequest {
+        session_id: id,
+        session: Some(spec),
+    })
+}
+
+/// Creates a session and prints its id.
+pub(crate) async fn session(
+    client: &Client,
+    printer: &Printer,
+    request: v1::CreateSessionRequest,
+) -> Result<(), CtlError> {
+    let created = SessionDetails::from(client.create_session(request).await?);
     printer.show(&created, |_| format!("{}\n", created.session.id))
 }
 
-/// Creates a task and prints its id, or waits and prints its output.
-pub(crate) async fn task(client: &Client, printer: &Printer, args: CreateTask) -> Result<(), CtlError> {
-    let input = match (&args.input, args.text) {
+/// Reads the input of a task.
+pub(crate) async fn task_spec(args: &CreateTask) -> Result<v1::TaskSpec, CtlError> {
+    let input = match (&args.input, &args.text) {
         (Some(path), _) => Some(read_input("read the input", path).await?),
-        (None, text) => text.map(bytes::Bytes::from),
+        (None, text) => text.clone().map(bytes::Bytes::from),
     };
-    let spec = v1::TaskSpec {
+    Ok(v1::TaskSpec {
         session_id: args.session.clone(),
         input,
         output: None,
-    };
+    })
+}
+
+/// Creates a task and prints its id, or waits and prints its output.
+pub(crate) async fn task(
+    client: &Client,
+    printer: &Printer,
+    spec: v1::TaskSpec,
+    wait: bool,
+) -> Result<(), CtlError> {
+    let session = spec.session_id.clone();
     let created = Task::from(client.create_task(spec).await?);
-    if !args.wait {
+    if !wait {
         return printer.show(&created, |_| format!("{}\n", created.id));
     }
     printer.note(&format!("task {}", created.id));
-    let ended = watch::until_end(client, &args.session, &created.id, |_| Ok(())).await?;
+    let ended = watch::until_end(client, &session, &created.id, |_| Ok(())).await?;
     if printer.is_json() {
         printer.json(&ended)?;
     } else if let Some(output) = ended.output.as_deref() {

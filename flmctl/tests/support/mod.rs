@@ -22,6 +22,8 @@ pub(crate) struct State {
     pub(crate) executors: Vec<v1::Executor>,
     /// Updates that WatchTask sends.
     pub(crate) updates: Vec<v1::Task>,
+    /// Whether WatchTask goes on after the last update.
+    pub(crate) stays_open: bool,
     pub(crate) created_sessions: Vec<v1::CreateSessionRequest>,
     pub(crate) created_tasks: Vec<v1::TaskSpec>,
     pub(crate) closed: Vec<String>,
@@ -252,12 +254,21 @@ impl Frontend for Fake {
         _: Request<v1::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let state = Arc::clone(&self.0);
-        let updates = state.lock().unwrap().updates.clone();
+        let (updates, stays_open) = {
+            let locked = state.lock().unwrap();
+            (locked.updates.clone(), locked.stays_open)
+        };
         let sent = tokio_stream::iter(updates);
         let stream = tokio_stream::StreamExt::map(sent, move |update: v1::Task| {
             state.lock().unwrap().tasks = vec![update.clone()];
             Ok(without_events(update))
         });
+        if stays_open {
+            let forever = tokio_stream::pending();
+            return Ok(Response::new(Box::pin(tokio_stream::StreamExt::chain(
+                stream, forever,
+            ))));
+        }
         Ok(Response::new(Box::pin(stream)))
     }
 
