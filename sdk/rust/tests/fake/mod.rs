@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use flame_rs::v1;
 use flame_rs::v1::frontend_server::{Frontend, FrontendServer};
@@ -31,8 +32,6 @@ pub struct State {
     pub sessions: HashMap<String, (String, bool)>,
     pub tasks: HashMap<(String, String), v1::TaskSpec>,
     pub watches: usize,
-    /// CreateTask requests at the same moment, now and at most.
-    pub waiting: (usize, usize),
 }
 
 /// The manager; [`Fake::stop`] cuts all connections, [`Fake::start`] listens again.
@@ -85,7 +84,9 @@ impl Fake {
 
     pub fn stop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
+            // Waits until the sockets are closed; a runtime must not be waited for inside another.
+            let stopped = std::thread::spawn(|| runtime.shutdown_timeout(Duration::from_secs(10)));
+            stopped.join().expect("stopped");
         }
     }
 
