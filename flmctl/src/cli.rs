@@ -28,7 +28,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Session manager, e.g. http://127.0.0.1:8080 [default: FLAME_ENDPOINT, then flame.yaml, then that]
+    /// Session manager [default: FLAME_ENDPOINT, else flame.yaml, else http://127.0.0.1:8080]
     #[arg(short, long, global = true, value_name = "URL")]
     pub(crate) endpoint: Option<Endpoint>,
     /// Client configuration [default: ~/.flame/flame.yaml if it exists]

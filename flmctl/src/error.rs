@@ -58,11 +58,12 @@ pub(crate) enum CtlError {
         reason: String,
     },
     /// The watch ended before the task did.
-    #[error("lost sight of task {task} of session {session}, which was {state}")]
+    #[error("lost sight of task {task} of session {session}, which was {state}: {reason}")]
     WatchEnded {
         task: String,
         session: String,
         state: String,
+        reason: String,
     },
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
@@ -76,7 +77,11 @@ impl CtlError {
             Self::Unreachable { .. } => {
                 "is it running? (flmadm status) or set FLAME_ENDPOINT / --endpoint to where it is".to_owned()
             }
-            Self::Request { code, action, .. } => return request_hint(*code, action),
+            Self::Request {
+                code,
+                action,
+                message,
+            } => return request_hint(*code, action, message),
             Self::Usage(_) => "see flmctl --help".to_owned(),
             Self::Manifest { .. } => "see flmctl register application --help".to_owned(),
             Self::TaskEnded { task, session, .. } => format!("see flmctl view task {task} -s {session}"),
@@ -136,16 +141,27 @@ impl CtlError {
     }
 }
 
-fn request_hint(code: Code, action: &str) -> Option<String> {
+/// Kinds of things as messages call them, and where to look for them; what has the more special name
+/// comes first.
+const WHERE_TO_LOOK: [(&str, &str); 5] = [
+    ("task", "flmctl list tasks -s SESSION shows what there is"),
+    ("session", "flmctl list sessions shows what there is"),
+    ("application", "flmctl list applications shows what there is"),
+    ("node", "flmctl list nodes shows what there is"),
+    ("executor", "flmctl list executors shows what there is"),
+];
+
+fn request_hint(code: Code, action: &str, message: &str) -> Option<String> {
     let hint = match code {
-        Code::NotFound if action.contains("task") => "flmctl list tasks -s SESSION shows what there is",
-        Code::NotFound if action.contains("session") => "flmctl list sessions shows what there is",
-        Code::NotFound if action.contains("application") => "flmctl list applications shows what there is",
-        Code::NotFound if action.contains("node") => "flmctl list nodes shows what there is",
-        Code::NotFound if action.contains("executor") => "flmctl list executors shows what there is",
+        Code::NotFound => {
+            // The answer starts with what was missing; that may be another thing than we asked for.
+            let named = WHERE_TO_LOOK.iter().find(|(kind, _)| message.starts_with(kind));
+            let asked = || WHERE_TO_LOOK.iter().find(|(kind, _)| action.contains(kind));
+            named.or_else(asked)?.1
+        }
         Code::AlreadyExists => "choose another name, or leave it out to get a new one",
         Code::Unauthenticated | Code::PermissionDenied => "check the credentials and the CA file",
-        Code::Unimplemented => "flmctl and the session manager are of different versions",
+        Code::Unimplemented => "check that the endpoint is a session manager of this version",
         _ => return None,
     };
     Some(hint.to_owned())
@@ -188,6 +204,19 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&error.json()).expect("JSON");
         assert_eq!(json["error"]["code"], "not_found");
         assert_eq!(error.exit_code(), EXIT_FAILED);
+    }
+
+    #[test]
+    fn the_hint_is_about_what_is_missing() {
+        let hint = |action, message| request_hint(Code::NotFound, action, message).expect("hint");
+        let sessions = "flmctl list sessions shows what there is";
+        assert_eq!(
+            hint("list the tasks of session \"x\"", "session x not found"),
+            sessions
+        );
+        assert_eq!(hint("get session \"x\"", "no such thing"), sessions);
+        let create = "create session \"s\" of application \"x\"";
+        assert!(hint(create, "application x not found").contains("list applications"));
     }
 
     #[test]

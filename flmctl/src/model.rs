@@ -166,13 +166,9 @@ impl From<v1::ResourceRequirement> for Resources {
 
 impl std::fmt::Display for Resources {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "cpu={},mem={},gpu={}",
-            self.cpu,
-            flame_core::size::format(self.memory),
-            self.gpu
-        )
+        // One word, so that columns stay columns.
+        let memory = format::size(self.memory).replace(' ', "");
+        write!(f, "cpu={},mem={memory},gpu={}", self.cpu, self.gpu)
     }
 }
 

@@ -501,6 +501,22 @@ async fn a_watch_that_is_cut_off_says_how_to_go_on() {
     );
 }
 
+#[tokio::test]
+async fn a_watch_outlives_a_restart_of_the_session_manager() {
+    let fake = watched(v1::TaskState::Succeed, Some("result"), None);
+    fake.0.lock().unwrap().breaks = 1;
+    let url = serve(fake.clone()).await;
+    let output = flmctl(&url, &["create", "task", "-s", "s", "--wait"]).await;
+    assert_eq!(stdout(&output), "result");
+    let note = "task 1\nlost the session manager (restarting), trying again\n";
+    assert_eq!(stderr(&output), note);
+    assert_eq!(
+        fake.0.lock().unwrap().created_tasks.len(),
+        1,
+        "only the watch is repeated"
+    );
+}
+
 /// `flmctl ... | head -1`: the reader is gone before everything is written.
 // More threads than one: this test blocks in a read while the Frontend has to answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

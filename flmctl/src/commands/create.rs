@@ -78,7 +78,7 @@ pub(crate) async fn task(
         return printer.show(&created, |_| format!("{}\n", created.id));
     }
     printer.note(&format!("task {}", created.id));
-    let ended = watch::until_end(client, &session, &created.id, |_| Ok(())).await?;
+    let ended = watch::until_end(client, printer, (&session, &created.id), |_| Ok(())).await?;
     if printer.is_json() {
         printer.json(&ended)?;
     } else if let Some(output) = ended.output.as_deref() {

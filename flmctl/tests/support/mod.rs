@@ -22,6 +22,8 @@ pub(crate) struct State {
     pub(crate) executors: Vec<v1::Executor>,
     /// Updates that WatchTask sends.
     pub(crate) updates: Vec<v1::Task>,
+    /// How often WatchTask breaks off before it works.
+    pub(crate) breaks: u32,
     /// Whether WatchTask goes on after the last update.
     pub(crate) stays_open: bool,
     pub(crate) created_sessions: Vec<v1::CreateSessionRequest>,
@@ -255,7 +257,12 @@ impl Frontend for Fake {
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let state = Arc::clone(&self.0);
         let (updates, stays_open) = {
-            let locked = state.lock().unwrap();
+            let mut locked = state.lock().unwrap();
+            if locked.breaks > 0 {
+                locked.breaks -= 1;
+                let broken = Err(Status::unavailable("restarting"));
+                return Ok(Response::new(Box::pin(tokio_stream::once(broken))));
+            }
             (locked.updates.clone(), locked.stays_open)
         };
         let sent = tokio_stream::iter(updates);
