@@ -16,6 +16,9 @@ pub enum Error {
     /// The client's configuration cannot be used.
     #[error("the client's configuration is not usable")]
     Config(#[from] ConfigError),
+    /// The signals that ask a program to stop cannot be watched.
+    #[error("cannot watch for signals")]
+    Signals(#[source] io::Error),
     /// A name or an id that no server would take.
     #[error("{0}")]
     Name(IdError),

@@ -29,6 +29,7 @@ pub mod client;
 pub mod error;
 pub mod service;
 pub mod session;
+pub mod stop;
 pub mod task;
 
 mod backoff;

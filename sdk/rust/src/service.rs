@@ -33,13 +33,13 @@ use flame_rpc::v1;
 use flame_rpc::v1::instance_server::{Instance, InstanceServer};
 use futures::FutureExt;
 use tokio::net::UnixListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::MAX_MESSAGE_SIZE;
 use crate::error::report;
+use crate::stop::StopRequest;
 
 /// Names the unix socket on which a service listens; set by the node agent.
 pub const INSTANCE_ENDPOINT: &str = "FLAME_INSTANCE_ENDPOINT";
@@ -182,14 +182,8 @@ pub async fn run<S: Service>(service: S) -> Result<(), RunError> {
     let path = std::env::var_os(INSTANCE_ENDPOINT)
         .filter(|path| !path.is_empty())
         .ok_or(RunError::NoEndpoint)?;
-    let mut terminated = signal(SignalKind::terminate()).map_err(RunError::Signal)?;
-    let mut interrupted = signal(SignalKind::interrupt()).map_err(RunError::Signal)?;
-    let stopped = async move {
-        tokio::select! {
-            _ = terminated.recv() => {}
-            _ = interrupted.recv() => {}
-        }
-    };
+    let mut stop = StopRequest::watch().map_err(RunError::Signal)?;
+    let stopped = async move { stop.requested().await };
     serve(service, Path::new(&path), stopped).await
 }
 

@@ -1,12 +1,14 @@
 //! Sessions: many tasks of one application.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flame_core::Resources;
 use flame_core::id;
 use flame_rpc::v1;
 
+use crate::backoff::Backoff;
 use crate::client::{Client, took};
 use crate::error::Error;
 use crate::task::{self, TaskFuture, TaskStream};
@@ -159,6 +161,21 @@ impl Session {
     /// As [`Client::close_session`].
     pub async fn close(&self) -> Result<v1::Session, Error> {
         self.client.close_session(&self.id).await
+    }
+
+    /// As [`Session::close`], but waits up to `limit` for tasks that still run.
+    ///
+    /// # Errors
+    /// As [`Client::close_session`], if the session cannot be closed by then.
+    pub async fn close_within(&self, limit: Duration) -> Result<v1::Session, Error> {
+        let mut backoff = Backoff::new(limit);
+        loop {
+            match self.close().await {
+                Ok(closed) => return Ok(closed),
+                Err(error) if error.is_not_found() || !backoff.wait().await => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Runs one task to its end and returns its output.

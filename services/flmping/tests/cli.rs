@@ -4,7 +4,7 @@
 mod fake;
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use fake::{Fake, REASON};
 use flame_rpc::channel::connect_unix;

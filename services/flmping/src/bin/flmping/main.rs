@@ -9,10 +9,10 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use flame_rs::stop::StopRequest;
 use flame_rs::{Bytes, Client, ClientOptions, Error, Session, SessionOptions, client, error};
 use flmping::Ping;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::{Args, Output};
 use crate::run::Running;
@@ -23,9 +23,6 @@ const INTERRUPTED: u8 = 130;
 
 /// How long to try to close a session whose tasks still run after an interruption.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
-
-/// Time between two attempts to close it.
-const CLOSE_RETRY: Duration = Duration::from_millis(200);
 
 /// Why the tasks were not followed to the last one.
 enum Cut {
@@ -49,6 +46,7 @@ async fn main() -> ExitCode {
 }
 
 async fn ping(args: &Args) -> Result<ExitCode, Error> {
+    let mut stop = StopRequest::watch().map_err(Error::Signals)?;
     let config = client::config(args.config.as_deref(), args.endpoint.clone())?;
     let options = ClientOptions {
         connections: connections(args),
@@ -60,7 +58,7 @@ async fn ping(args: &Args) -> Result<ExitCode, Error> {
         wanted = wanted.id(id);
     }
     let session = client.create_session(wanted).await?;
-    let (mut tally, took, cut) = follow(args, &session).await;
+    let (mut tally, took, cut) = follow(args, &session, &mut stop).await;
     print(args, &mut tally, &session, took);
     if let Some(Cut::TimedOut(limit)) = cut {
         eprintln!("flmping: not all tasks ended within {limit:?}");
@@ -81,7 +79,7 @@ fn connections(args: &Args) -> usize {
 }
 
 /// Runs the tasks until the last one ends, the time is over or the user has enough.
-async fn follow(args: &Args, session: &Session) -> (Tally, Duration, Option<Cut>) {
+async fn follow(args: &Args, session: &Session, stop: &mut StopRequest) -> (Tally, Duration, Option<Cut>) {
     let ping = Ping {
         duration: args.duration,
         memory: args.memory,
@@ -90,8 +88,6 @@ async fn follow(args: &Args, session: &Session) -> (Tally, Duration, Option<Cut>
     let input = ping.to_input().ok().flatten().map(Bytes::from);
     let bar = progress(args);
     let mut tally = Tally::new(args.tasks, !args.benchmark && args.output == Output::Table);
-    let mut interrupted = signal(SignalKind::interrupt()).ok();
-    let mut terminated = signal(SignalKind::terminate()).ok();
     let started = Instant::now();
     let mut running = Running::start(session, args.tasks, args.window, input);
     let mut ended = 0;
@@ -111,8 +107,7 @@ async fn follow(args: &Args, session: &Session) -> (Tally, Duration, Option<Cut>
         }
         tokio::select! {
             biased;
-            () = received(&mut interrupted) => break Some(Cut::Interrupted),
-            () = received(&mut terminated) => break Some(Cut::Interrupted),
+            () = stop.requested() => break Some(Cut::Interrupted),
             limit = &mut limit => break Some(Cut::TimedOut(limit)),
             next = running.next() => match next {
                 Some(task) => {
@@ -128,13 +123,6 @@ async fn follow(args: &Args, session: &Session) -> (Tally, Duration, Option<Cut>
     running.stop().await;
     bar.finish_and_clear();
     (tally, took, cut)
-}
-
-async fn received(signal: &mut Option<Signal>) {
-    match signal {
-        Some(signal) => drop(signal.recv().await),
-        None => std::future::pending().await,
-    }
 }
 
 fn progress(args: &Args) -> ProgressBar {
@@ -164,16 +152,11 @@ fn print(args: &Args, tally: &mut Tally, session: &Session, took: Duration) {
 }
 
 /// Closes the session; after an interruption its tasks may still run for a while.
-async fn close(session: &Session, patient: bool) -> bool {
-    let until = Instant::now() + CLOSE_LIMIT;
-    loop {
-        match session.close().await {
-            Ok(_) => return true,
-            Err(_) if patient && Instant::now() < until => tokio::time::sleep(CLOSE_RETRY).await,
-            Err(error) => {
-                eprintln!("flmping: {}; close it later with flmctl", error::report(&error));
-                return false;
-            }
-        }
+async fn close(session: &Session, cut: bool) -> bool {
+    let limit = if cut { CLOSE_LIMIT } else { Duration::ZERO };
+    let closed = session.close_within(limit).await;
+    if let Err(error) = &closed {
+        eprintln!("flmping: {}; close it later with flmctl", error::report(error));
     }
+    closed.is_ok()
 }
