@@ -1,0 +1,158 @@
+//! Why a command failed, and the exit code that says so to scripts.
+
+use std::error::Error;
+use std::fmt;
+
+/// What kind of thing failed. The numbers are a promise to scripts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    /// The command line cannot be carried out as it is.
+    Arguments = 1,
+    /// Building the programs failed.
+    Build = 2,
+    /// Files, directories or accounts could not be changed.
+    Installation = 3,
+    /// systemd or D-Bus is missing or refused.
+    Systemd = 4,
+    /// A service did not start, or does not run.
+    Start = 5,
+}
+
+/// All exit codes with their meaning, for `help exit-codes` and the manual.
+pub(crate) const EXIT_CODES: [(u8, &str); 6] = [
+    (0, "done; for status: everything that is installed is active"),
+    (
+        Kind::Arguments as u8,
+        "the arguments cannot be used, or do not fit what is installed",
+    ),
+    (
+        Kind::Build as u8,
+        "building failed, or a program to install is missing",
+    ),
+    (
+        Kind::Installation as u8,
+        "files, directories or the user could not be changed; also: nothing is installed",
+    ),
+    (Kind::Systemd as u8, "systemd or D-Bus is missing, or refused"),
+    (
+        Kind::Start as u8,
+        "a service did not start; for status: something that is installed is not active",
+    ),
+];
+
+/// The exit codes as a table for people.
+pub(crate) fn exit_codes_text() -> String {
+    EXIT_CODES
+        .iter()
+        .map(|(code, meaning)| format!("  {code}  {meaning}\n"))
+        .collect()
+}
+
+/// A failure of a command: what, why, and what to do.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// Decides the exit code.
+    pub(crate) kind: Kind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn Error + Send + Sync>>,
+}
+
+/// What commands give.
+pub(crate) type Outcome<T> = Result<T, Failure>;
+
+impl Failure {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
+    }
+
+    pub(crate) fn arguments(message: impl Into<String>) -> Self {
+        Self::new(Kind::Arguments, message)
+    }
+
+    pub(crate) fn installation(message: impl Into<String>) -> Self {
+        Self::new(Kind::Installation, message)
+    }
+
+    /// Adds what the user can do.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    pub(crate) fn because(mut self, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Adds a line to what was said, e.g. what has been undone.
+    pub(crate) fn also(mut self, line: impl fmt::Display) -> Self {
+        self.message = format!("{}\n{line}", self.message);
+        self
+    }
+
+    /// An operation on a path failed.
+    pub(crate) fn path(action: &str, path: &std::path::Path, source: std::io::Error) -> Self {
+        let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
+        let failure = Self::installation(format!("cannot {action} {}", path.display())).because(source);
+        if denied {
+            failure.hint("run it with sudo, or choose a --prefix that you may write to")
+        } else {
+            failure
+        }
+    }
+
+    /// The whole chain and the hint, as printed once, at the end.
+    pub(crate) fn report(&self) -> String {
+        let mut text = format!("error: {}", self.message);
+        let mut next: Option<&(dyn Error + 'static)> = self.source.as_deref().map(|source| source as _);
+        while let Some(error) = next {
+            let words = error.to_string();
+            // Some libraries repeat their source in their own text.
+            if !text.contains(&words) {
+                text.push_str(&format!(": {words}"));
+            }
+            next = error.source();
+        }
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("\nhint: {hint}"));
+        }
+        text
+    }
+}
+
+impl From<flame_core::fsutil::WriteError> for Failure {
+    fn from(error: flame_core::fsutil::WriteError) -> Self {
+        Self::path(error.action, &error.path, error.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_is_printed_once() {
+        let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let failure = Failure::path("write", std::path::Path::new("/x"), source);
+        assert_eq!(
+            failure.report(),
+            "error: cannot write /x: permission denied\nhint: run it with sudo, or choose a --prefix that you may \
+             write to"
+        );
+    }
+
+    #[test]
+    fn every_kind_has_its_documented_code() {
+        for (index, (code, _)) in EXIT_CODES.iter().enumerate() {
+            assert_eq!(index, usize::from(*code));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! A machine for unit tests: directories below a temporary one, and units that do what they are told.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flame_systemd::manager::UnitStatus;
+
+use super::{Found, Host, Ids, Units};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::processes::Process;
+
+/// The machine. Public fields are switches of the tests.
+pub(crate) struct FakeHost {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) root: bool,
+    pub(crate) has_bus: bool,
+    pub(crate) processes: Vec<Process>,
+    /// Units whose start fails.
+    pub(crate) broken: BTreeSet<String>,
+    /// Whether a reload fails.
+    pub(crate) reload_fails: bool,
+    unit_directory: PathBuf,
+    package_unit_directories: [PathBuf; 1],
+    etc: PathBuf,
+    run: PathBuf,
+    calls: RefCell<Vec<String>>,
+    active: RefCell<BTreeMap<String, u32>>,
+}
+
+impl FakeHost {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let place = |below: &str| {
+            let path = directory.path().join(below);
+            std::fs::create_dir_all(&path).expect("made");
+            path
+        };
+        let host = Self {
+            unit_directory: place("etc/systemd/system"),
+            package_unit_directories: [place("usr/lib/systemd/system")],
+            etc: place("etc"),
+            run: directory.path().join("run/flame"),
+            root: true,
+            has_bus: true,
+            processes: Vec::new(),
+            broken: BTreeSet::new(),
+            reload_fails: false,
+            calls: RefCell::default(),
+            active: RefCell::default(),
+            directory,
+        };
+        std::fs::write(host.etc.join("passwd"), "root:x:0:0::/root:/bin/sh\n").expect("written");
+        host.programs();
+        host
+    }
+
+    /// The path of something on this machine.
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
+        self.directory.path().join(below)
+    }
+
+    fn programs(&self) {
+        let built = self.path("built");
+        std::fs::create_dir_all(&built).expect("made");
+        for profile in crate::profile::ALL {
+            for program in profile.programs() {
+                std::fs::write(built.join(program), format!("program {program}")).expect("written");
+            }
+        }
+        std::fs::write(built.join("flmadm"), "program flmadm").expect("written");
+    }
+
+    /// Calls of the service manager since the last question.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.calls.take()
+    }
+
+    /// Every path with its contents, for a comparison of before and after.
+    pub(crate) fn listing(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = BTreeMap::new();
+        let mut open = vec![self.directory.path().to_path_buf()];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(&directory).expect("read") {
+                let path = entry.expect("read").path();
+                let kind = path.symlink_metadata().expect("read").file_type();
+                let what = if kind.is_dir() {
+                    open.push(path.clone());
+                    "directory".to_owned()
+                } else if kind.is_symlink() {
+                    format!("link {:?}", path.read_link().expect("read"))
+                } else {
+                    std::fs::read_to_string(&path).expect("read")
+                };
+                found.insert(path, what);
+            }
+        }
+        found
+    }
+
+    fn call(&self, text: String) {
+        self.calls.borrow_mut().push(text);
+    }
+
+    fn account(&self, line: Option<&str>) {
+        let passwd = self.etc.join("passwd");
+        let old = std::fs::read_to_string(&passwd).expect("read");
+        std::fs::write(self.etc.join("passwd-"), &old).expect("written");
+        let mut new: String = old
+            .lines()
+            .filter(|l| !l.starts_with("flame:"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        new.push_str(line.unwrap_or_default());
+        std::fs::write(passwd, new).expect("written");
+    }
+
+    fn launch(&self, unit: &str) -> Outcome<()> {
+        if self.broken.contains(unit) {
+            return Err(Failure::new(Kind::Start, format!("cannot start {unit}")));
+        }
+        let pid = 100 + u32::try_from(self.active.borrow().len()).expect("few");
+        self.active.borrow_mut().insert(unit.to_owned(), pid);
+        Ok(())
+    }
+}
+
+impl Host for FakeHost {
+    fn is_root(&self) -> bool {
+        self.root
+    }
+    fn unit_directory(&self) -> &Path {
+        &self.unit_directory
+    }
+    fn package_unit_directories(&self) -> &[PathBuf] {
+        &self.package_unit_directories
+    }
+    fn account_directory(&self) -> &Path {
+        &self.etc
+    }
+    fn runtime_directory(&self) -> &Path {
+        &self.run
+    }
+    fn user(&self, name: &str) -> Outcome<Option<Ids>> {
+        let passwd = std::fs::read_to_string(self.etc.join("passwd")).expect("read");
+        let there = passwd.lines().any(|line| line.starts_with(&format!("{name}:")));
+        Ok(there.then_some(Ids { uid: 999, gid: 999 }))
+    }
+    fn create_user(&self, name: &str, sysusers: &str) -> Outcome<()> {
+        assert!(sysusers.contains(name));
+        self.account(Some("flame:x:999:999::/:/bin/false\n"));
+        Ok(())
+    }
+    fn remove_user(&self, name: &str) -> Outcome<()> {
+        assert_eq!(name, "flame");
+        self.account(None);
+        Ok(())
+    }
+    fn set_owner(&self, path: &Path, _: Ids) -> Outcome<()> {
+        assert!(path.exists(), "{}", path.display());
+        Ok(())
+    }
+    fn running_from(&self, _: &Path) -> Vec<Process> {
+        self.processes.clone()
+    }
+    fn systemd(&self) -> Outcome<&dyn Units> {
+        if self.has_bus {
+            Ok(self)
+        } else {
+            Err(Failure::new(Kind::Systemd, "cannot reach D-Bus"))
+        }
+    }
+}
+
+impl Units for FakeHost {
+    fn reload(&self) -> Outcome<()> {
+        self.call("reload".to_owned());
+        if self.reload_fails {
+            Err(Failure::new(Kind::Systemd, "cannot reload"))
+        } else {
+            Ok(())
+        }
+    }
+    fn enable(&self, units: &[&str]) -> Outcome<()> {
+        self.call(format!("enable {}", units.join(" ")));
+        Ok(())
+    }
+    fn disable(&self, units: &[&str]) -> Outcome<()> {
+        self.call(format!("disable {}", units.join(" ")));
+        Ok(())
+    }
+    fn start(&self, unit: &str) -> Outcome<()> {
+        self.call(format!("start {unit}"));
+        self.launch(unit)
+    }
+    fn restart(&self, unit: &str) -> Outcome<()> {
+        self.call(format!("restart {unit}"));
+        self.launch(unit)
+    }
+    fn stop(&self, unit: &str) -> Outcome<()> {
+        self.call(format!("stop {unit}"));
+        self.active.borrow_mut().remove(unit);
+        Ok(())
+    }
+    fn reset_failed(&self, _: &str) -> Outcome<()> {
+        Ok(())
+    }
+    fn status(&self, unit: &str) -> Outcome<UnitStatus> {
+        let mut status = UnitStatus::named(unit);
+        if self.unit_directory.join(unit).exists() {
+            status.load_state = "loaded".to_owned();
+        }
+        if let Some(pid) = self.active.borrow().get(unit) {
+            status.active_state = "active".to_owned();
+            status.main_pid = unit.ends_with(".service").then_some(*pid);
+            status.status_text = Some("registered with http://127.0.0.1:8080".to_owned());
+        }
+        Ok(status)
+    }
+    fn watch(
+        &self,
+        unit: &str,
+        _: Duration,
+        look: &dyn Fn(&UnitStatus) -> Found,
+    ) -> Outcome<Option<Result<(), String>>> {
+        Ok(look(&self.status(unit)?))
+    }
+}

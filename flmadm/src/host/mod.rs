@@ -1,0 +1,70 @@
+//! The machine as flmadm needs it, behind traits, so that commands can be tested without one.
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod real;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flame_systemd::manager::UnitStatus;
+
+use crate::failure::Outcome;
+use crate::processes::Process;
+
+pub(crate) use real::RealHost;
+
+/// Numeric owner of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ids {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// The machine: accounts, processes, places, and the service manager.
+pub(crate) trait Host {
+    /// Whether we may change everything.
+    fn is_root(&self) -> bool;
+    /// Where an administrator's unit files lie.
+    fn unit_directory(&self) -> &Path;
+    /// Where packages put theirs.
+    fn package_unit_directories(&self) -> &[PathBuf];
+    /// Where the account files lie.
+    fn account_directory(&self) -> &Path;
+    /// Where the node agent's sockets lie while it runs.
+    fn runtime_directory(&self) -> &Path;
+    /// Looks a user up.
+    fn user(&self, name: &str) -> Outcome<Option<Ids>>;
+    /// Makes the user that `sysusers`, a text as in sysusers.d(5), describes.
+    fn create_user(&self, name: &str, sysusers: &str) -> Outcome<()>;
+    /// Removes a user and its group.
+    fn remove_user(&self, name: &str) -> Outcome<()>;
+    /// Changes the owner of a file or directory.
+    fn set_owner(&self, path: &Path, ids: Ids) -> Outcome<()>;
+    /// Processes that run programs in `directory`.
+    fn running_from(&self, directory: &Path) -> Vec<Process>;
+    /// The service manager.
+    fn systemd(&self) -> Outcome<&dyn Units>;
+}
+
+/// What a look at a unit finds: not yet, or the end of waiting, well or badly.
+pub(crate) type Found = Option<Result<(), String>>;
+
+/// The service manager, waiting for what it asks for.
+pub(crate) trait Units {
+    fn reload(&self) -> Outcome<()>;
+    fn enable(&self, units: &[&str]) -> Outcome<()>;
+    fn disable(&self, units: &[&str]) -> Outcome<()>;
+    fn start(&self, unit: &str) -> Outcome<()>;
+    fn restart(&self, unit: &str) -> Outcome<()>;
+    fn stop(&self, unit: &str) -> Outcome<()>;
+    fn reset_failed(&self, unit: &str) -> Outcome<()>;
+    fn status(&self, unit: &str) -> Outcome<UnitStatus>;
+    /// Watches a unit until `look` finds something; `None` if it does not within `limit`.
+    fn watch(
+        &self,
+        unit: &str,
+        limit: Duration,
+        look: &dyn Fn(&UnitStatus) -> Found,
+    ) -> Outcome<Option<Result<(), String>>>;
+}

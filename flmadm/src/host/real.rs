@@ -1,0 +1,309 @@
+//! The machine that flmadm runs on.
+
+use std::cell::OnceCell;
+use std::future::Future;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use flame_systemd::Systemd;
+use flame_systemd::manager::{SystemdError, UnitStatus};
+
+use super::{Found, Host, Ids, Units};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::processes::{self, Process};
+
+/// Longest wait for a start: more than the units' TimeoutStartSec, so that systemd's verdict comes first.
+const START_LIMIT: Duration = Duration::from_secs(150);
+/// Longest wait for a stop: more than the units' TimeoutStopSec.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
+
+/// This machine.
+pub(crate) struct RealHost {
+    unit_directory: PathBuf,
+    package_unit_directories: [PathBuf; 3],
+    systemd: OnceCell<SystemBus>,
+}
+
+impl RealHost {
+    pub(crate) fn new() -> Self {
+        Self {
+            unit_directory: "/etc/systemd/system".into(),
+            package_unit_directories: [
+                "/usr/lib/systemd/system".into(),
+                "/lib/systemd/system".into(),
+                "/usr/local/lib/systemd/system".into(),
+            ],
+            systemd: OnceCell::new(),
+        }
+    }
+}
+
+impl Host for RealHost {
+    fn is_root(&self) -> bool {
+        nix::unistd::geteuid().is_root()
+    }
+
+    fn unit_directory(&self) -> &Path {
+        &self.unit_directory
+    }
+
+    fn package_unit_directories(&self) -> &[PathBuf] {
+        &self.package_unit_directories
+    }
+
+    fn account_directory(&self) -> &Path {
+        Path::new("/etc")
+    }
+
+    fn runtime_directory(&self) -> &Path {
+        Path::new("/run/flame")
+    }
+
+    fn user(&self, name: &str) -> Outcome<Option<Ids>> {
+        let user = nix::unistd::User::from_name(name).map_err(|error| {
+            Failure::installation(format!("cannot look up the user {name}")).because(error)
+        })?;
+        Ok(user.map(|user| Ids {
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+        }))
+    }
+
+    fn create_user(&self, name: &str, sysusers: &str) -> Outcome<()> {
+        // The tool of systemd's own; older or smaller systems have only the shadow tools.
+        let tried = run("systemd-sysusers", &["-"], Some(sysusers)).map_err(|error| match error {
+            Tried::Missing => run("useradd", &useradd(name, sysusers), None),
+            Tried::Failed(failure) => Err(Tried::Failed(failure)),
+        });
+        match tried {
+            Ok(()) | Err(Ok(())) => Ok(()),
+            Err(Err(Tried::Failed(failure))) => Err(failure),
+            Err(Err(Tried::Missing)) => Err(Failure::installation(format!(
+                "cannot make the user {name}: neither \
+                systemd-sysusers nor useradd is there"
+            ))
+            .hint(format!(
+                "make it yourself, or use --no-systemd: useradd --system --user-group {name}"
+            ))),
+        }
+    }
+
+    fn remove_user(&self, name: &str) -> Outcome<()> {
+        let missing =
+            || Failure::installation(format!("cannot remove the user {name}: userdel is not there"));
+        let failure = |tried| match tried {
+            Tried::Missing => missing(),
+            Tried::Failed(failure) => failure,
+        };
+        run("userdel", &[name], None).map_err(failure)?;
+        let group = nix::unistd::Group::from_name(name).map_err(|error| {
+            Failure::installation(format!("cannot look up the group {name}")).because(error)
+        })?;
+        match group {
+            Some(_) => run("groupdel", &[name], None).map_err(failure),
+            None => Ok(()),
+        }
+    }
+
+    fn set_owner(&self, path: &Path, ids: Ids) -> Outcome<()> {
+        std::os::unix::fs::lchown(path, Some(ids.uid), Some(ids.gid))
+            .map_err(|error| Failure::path("set the owner of", path, error))
+    }
+
+    fn running_from(&self, directory: &Path) -> Vec<Process> {
+        processes::running_from(directory)
+    }
+
+    fn systemd(&self) -> Outcome<&dyn Units> {
+        if let Some(bus) = self.systemd.get() {
+            return Ok(bus);
+        }
+        let bus = SystemBus::connect()?;
+        Ok(self.systemd.get_or_init(|| bus))
+    }
+}
+
+/// Why a program did not do its work.
+enum Tried {
+    Missing,
+    Failed(Failure),
+}
+
+fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<(), Tried> {
+    let failed = |error| Tried::Failed(Failure::installation(format!("cannot run {program}")).because(error));
+    let stdin = if input.is_some() {
+        Stdio::piped()
+    } else {
+        Stdio::null()
+    };
+    let spawned = Command::new(program)
+        .args(arguments)
+        .env("LC_ALL", "C")
+        .stdin(stdin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = match spawned {
+        Ok(child) => child,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Tried::Missing),
+        Err(error) => return Err(failed(error)),
+    };
+    if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
+        pipe.write_all(input.as_bytes()).map_err(failed)?;
+    }
+    let output = child.wait_with_output().map_err(failed)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Tried::Failed(Failure::installation(format!(
+        "{program} {} failed ({}): {words}",
+        arguments.join(" "),
+        output.status
+    ))))
+}
+
+/// The arguments of useradd for the user that a sysusers.d line describes.
+fn useradd<'a>(name: &'a str, sysusers: &'a str) -> Vec<&'a str> {
+    let home = sysusers
+        .lines()
+        .find(|line| line.starts_with('u'))
+        .and_then(|line| line.split_whitespace().rev().nth(1))
+        .unwrap_or("/");
+    vec![
+        "--system",
+        "--user-group",
+        "--no-create-home",
+        "--home-dir",
+        home,
+        "--shell",
+        "/usr/sbin/nologin",
+        name,
+    ]
+}
+
+/// systemd over D-Bus, with the runtime that the connection needs.
+struct SystemBus {
+    runtime: tokio::runtime::Runtime,
+    systemd: Systemd,
+}
+
+impl SystemBus {
+    fn connect() -> Outcome<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(Kind::Systemd, "cannot start the D-Bus client").because(error))?;
+        let systemd = runtime.block_on(Systemd::system()).map_err(|error| {
+            failure(error).hint("on a machine without systemd, install with --no-systemd")
+        })?;
+        Ok(Self { runtime, systemd })
+    }
+
+    fn wait<T>(&self, future: impl Future<Output = Result<T, SystemdError>>) -> Outcome<T> {
+        self.runtime.block_on(future).map_err(failure)
+    }
+}
+
+fn failure(error: SystemdError) -> Failure {
+    let kind = match error {
+        SystemdError::Job { .. } | SystemdError::Timeout { .. } => Kind::Start,
+        _ => Kind::Systemd,
+    };
+    let message = error.to_string();
+    let failure = Failure::new(kind, message);
+    match std::error::Error::source(&error) {
+        Some(source) => failure.because(source.to_string()),
+        None => failure,
+    }
+}
+
+impl Units for SystemBus {
+    fn reload(&self) -> Outcome<()> {
+        self.wait(self.systemd.reload())
+    }
+
+    fn enable(&self, units: &[&str]) -> Outcome<()> {
+        self.wait(self.systemd.enable(units)).map(drop)
+    }
+
+    fn disable(&self, units: &[&str]) -> Outcome<()> {
+        self.wait(self.systemd.disable(units)).map(drop)
+    }
+
+    fn start(&self, unit: &str) -> Outcome<()> {
+        self.wait(self.systemd.start(unit, START_LIMIT)).map(drop)
+    }
+
+    fn restart(&self, unit: &str) -> Outcome<()> {
+        self.wait(self.systemd.restart(unit, START_LIMIT + STOP_LIMIT))
+            .map(drop)
+    }
+
+    fn stop(&self, unit: &str) -> Outcome<()> {
+        match self.runtime.block_on(self.systemd.stop(unit, STOP_LIMIT)) {
+            Ok(_) => Ok(()),
+            Err(error) if error.is_no_such_unit() => Ok(()),
+            Err(error) => Err(failure(error)),
+        }
+    }
+
+    fn reset_failed(&self, unit: &str) -> Outcome<()> {
+        self.wait(self.systemd.reset_failed(unit))
+    }
+
+    fn status(&self, unit: &str) -> Outcome<UnitStatus> {
+        self.wait(self.systemd.status(unit))
+    }
+
+    fn watch(
+        &self,
+        unit: &str,
+        limit: Duration,
+        look: &dyn Fn(&UnitStatus) -> Found,
+    ) -> Outcome<Option<Result<(), String>>> {
+        match self
+            .runtime
+            .block_on(self.systemd.wait_for(unit, "a change", limit, look))
+        {
+            Ok(found) => Ok(Some(found)),
+            Err(SystemdError::Timeout { .. }) => Ok(None),
+            Err(error) => Err(failure(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn useradd_makes_the_same_user_as_sysusers() {
+        let prefix = crate::prefix::Prefix::new(Path::new("/opt/flame")).expect("a prefix");
+        let text = crate::unit_files::sysusers(&prefix);
+        let words = useradd("flame", &text).join(" ");
+        assert_eq!(
+            words,
+            "--system --user-group --no-create-home --home-dir /opt/flame/work --shell /usr/sbin/nologin flame"
+        );
+    }
+
+    #[test]
+    fn a_program_that_fails_is_quoted() {
+        let Err(Tried::Failed(failure)) = run("sh", &["-c", "cat >&2; exit 3"], Some("no room")) else {
+            panic!("not failed")
+        };
+        assert!(
+            failure.report().contains("exit status: 3): no room"),
+            "{}",
+            failure.report()
+        );
+        assert!(matches!(
+            run("/nonexistent/program", &[], None),
+            Err(Tried::Missing)
+        ));
+    }
+}

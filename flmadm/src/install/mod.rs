@@ -1,0 +1,169 @@
+//! `flmadm install`: plan, apply with undo, start and verify.
+
+mod plan;
+mod start;
+mod step;
+
+use serde_json::json;
+
+use crate::cli::{Format, InstallArgs};
+use crate::compile;
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
+use crate::manifest::Manifest;
+use crate::output::Output;
+use crate::prefix::Prefix;
+use crate::profile;
+
+use plan::Plan;
+use step::{Status, Step, Undo};
+
+pub(crate) use plan::ACCOUNTS;
+
+/// Installs, or brings an installation up to date.
+///
+/// # Errors
+/// [`Failure`]; up to a failed start, what this run changed is undone.
+pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) -> Outcome<()> {
+    let selected = profile::selected(args)?;
+    let prefix = Prefix::new(&args.at.prefix)?;
+    let old = Manifest::load(&prefix)?;
+    let profiles = plan::profiles(old.as_ref(), &selected);
+    let built = compile::directory(args, &plan::programs(&profiles))?;
+    let plan = plan::make(host, args, &prefix, old.as_ref(), &profiles, &built)?;
+    if args.dry_run {
+        return dry_run(host, args, &plan, output);
+    }
+    let changed = apply(host, &plan.steps, output)?;
+    let units = if args.enable {
+        start::run(host, &plan.manifest, &changed, output)?
+    } else {
+        Vec::new()
+    };
+    if args.output == Format::Json {
+        output.json(&json!({
+            "prefix": plan.manifest.prefix,
+            "version": plan.manifest.version,
+            "profiles": plan.manifest.profiles,
+            "systemd": plan.manifest.systemd,
+            "changed": changed.iter().map(|step| step.id()).collect::<Vec<_>>(),
+            "units": units,
+        }));
+        return Ok(());
+    }
+    if changed.is_empty() {
+        output.line("Nothing had to be changed.");
+    }
+    output.line(&format!(
+        "Flame {} is installed in {}.",
+        plan.manifest.version,
+        prefix.path().display()
+    ));
+    if !args.enable {
+        next_step(&plan.manifest, &changed, output);
+    }
+    Ok(())
+}
+
+fn next_step(manifest: &Manifest, changed: &[&Step], output: &mut Output<'_>) {
+    if !manifest.units.is_empty() {
+        let enable =
+            "The services are not enabled; to start them now and at every boot, use install --enable";
+        output.line(&format!(
+            "{enable}, or: systemctl enable --now {}",
+            manifest.units.join(" ")
+        ));
+        if changed.iter().any(|step| matches!(step, Step::Program { .. })) {
+            output.line("Services that ran before still run the old programs until they are restarted.");
+        }
+    }
+}
+
+fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output<'_>) -> Outcome<()> {
+    let mut steps = Vec::new();
+    for step in &plan.steps {
+        // A step may rest on an earlier one, so what cannot be looked at yet is needed.
+        let needed = step.check(host).map_or(true, |status| status == Status::Needed);
+        steps.push(json!({"id": step.id(), "text": step.describe(), "needed": needed}));
+        if args.output == Format::Table {
+            output.line(&format!(
+                "  {}  {}",
+                if needed { "would make" } else { "is there  " },
+                step.describe()
+            ));
+        }
+    }
+    let starts = if args.enable {
+        plan.manifest.units.clone()
+    } else {
+        Vec::new()
+    };
+    if args.output == Format::Json {
+        output.json(
+            &json!({"dry_run": true, "prefix": plan.manifest.prefix, "steps": steps, "starts": starts}),
+        );
+    } else {
+        for unit in starts {
+            output.line(&format!("  would start {unit}"));
+        }
+        output.line("Nothing was changed (--dry-run).");
+    }
+    Ok(())
+}
+
+/// Does the steps that are not done yet; undoes them all if one fails. Gives those that changed something.
+fn apply<'a>(host: &dyn Host, steps: &'a [Step], output: &mut Output<'_>) -> Outcome<Vec<&'a Step>> {
+    let mut changed: Vec<&Step> = Vec::new();
+    let mut undos: Vec<Undo> = Vec::new();
+    for step in steps {
+        let one = || -> Outcome<Option<Undo>> {
+            let idle = matches!(step, Step::Reload) && !changed.iter().any(|step| start::is_unit(host, step));
+            if idle || step.check(host)? == Status::Done {
+                Ok(None)
+            } else {
+                step.apply(host).map(Some)
+            }
+        };
+        match one() {
+            Ok(None) => {}
+            Ok(Some(undo)) => {
+                output.progress(&step.describe());
+                undos.push(undo);
+                changed.push(step);
+            }
+            Err(failure) => {
+                return Err(undo_all(
+                    host,
+                    undos,
+                    failure.also(format!("(at: {})", step.describe())),
+                ));
+            }
+        }
+    }
+    for undo in &undos {
+        undo.forget()?;
+    }
+    Ok(changed)
+}
+
+fn undo_all(host: &dyn Host, undos: Vec<Undo>, mut failure: Failure) -> Failure {
+    let count = undos.len();
+    let mut left = 0;
+    for undo in undos.into_iter().rev() {
+        if let Err(problem) = undo.undo(host) {
+            left += 1;
+            failure = failure.also(format!("could not undo: {}", problem.report()));
+        }
+    }
+    match (count, left) {
+        (0, _) => failure.also("nothing was changed"),
+        (_, 0) => failure.also(format!("the {count} changes made before were undone")),
+        _ => failure.also(format!(
+            "{} of {count} changes made before were undone",
+            count - left
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

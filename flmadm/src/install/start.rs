@@ -1,0 +1,178 @@
+//! Starting what was installed, and making sure that it really runs.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use flame_systemd::manager::UnitStatus;
+
+use super::step::Step;
+use crate::failure::{Failure, Kind, Outcome};
+use crate::host::{Found, Host, Units};
+use crate::manifest::Manifest;
+use crate::output::Output;
+use crate::profile::{NODE_AGENT, Profile};
+use crate::unit_files::TARGET;
+
+/// How long a service must stay up after it said READY: a daemon that dies at once is no success.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Longest wait for the node agent to register at the session manager of the same machine.
+const REGISTER_LIMIT: Duration = Duration::from_secs(30);
+/// How the node agent's status begins once it is registered.
+const REGISTERED: &str = "registered";
+
+/// Enables and starts the units of `manifest`; restarts services that ran before `changed` was done.
+///
+/// # Errors
+/// A unit cannot be enabled (systemd), or does not start or stay up (start).
+pub(super) fn run(
+    host: &dyn Host,
+    manifest: &Manifest,
+    changed: &[&Step],
+    output: &mut Output<'_>,
+) -> Outcome<Vec<UnitStatus>> {
+    if manifest.units.is_empty() {
+        return Ok(Vec::new());
+    }
+    let systemd = host.systemd()?;
+    let installable: Vec<&str> = manifest
+        .units
+        .iter()
+        .map(String::as_str)
+        .filter(|u| !u.ends_with(".slice"))
+        .collect();
+    systemd.enable(&installable)?;
+    // Enabling made links that the running manager has not read.
+    systemd.reload()?;
+    for service in manifest.services() {
+        output.progress(&format!("start of {service}"));
+        let stale = changed.iter().any(|step| affects(host, manifest, step, service));
+        // Stopped first if it hangs between two failed starts with the old program.
+        if systemd.status(service)?.active_state == "active" {
+            if stale {
+                systemd
+                    .restart(service)
+                    .map_err(|failure| explain(failure, service))?;
+            }
+        } else {
+            systemd.reset_failed(service)?;
+            systemd
+                .start(service)
+                .map_err(|failure| explain(failure, service))?;
+        }
+    }
+    systemd
+        .start(TARGET)
+        .map_err(|failure| explain(failure, TARGET))?;
+    verify(systemd, manifest, output)?;
+    manifest.units.iter().map(|unit| systemd.status(unit)).collect()
+}
+
+/// Whether `step` changed what `service` runs with.
+fn affects(host: &dyn Host, manifest: &Manifest, step: &Step, service: &str) -> bool {
+    let program = service.trim_end_matches(".service");
+    match step {
+        Step::Program { path, .. } => path.file_name().is_some_and(|name| name == program),
+        Step::Text { path, .. } => {
+            *path == manifest.prefix.join("conf/flame-cluster.yaml")
+                || *path == host.unit_directory().join(service)
+        }
+        _ => false,
+    }
+}
+
+/// Whether `step` wrote a unit file.
+pub(super) fn is_unit(host: &dyn Host, step: &Step) -> bool {
+    matches!(step, Step::Text { path, .. } if path.parent() == Some(Path::new(host.unit_directory())))
+}
+
+fn verify(systemd: &dyn Units, manifest: &Manifest, output: &mut Output<'_>) -> Outcome<()> {
+    let mut started = Vec::new();
+    for service in manifest.services() {
+        started.push((service, systemd.status(service)?.main_pid));
+    }
+    let settled = Instant::now() + SETTLE;
+    for (service, pid) in started {
+        let look = |status: &UnitStatus| stays_up(status, pid);
+        let rest = settled.saturating_duration_since(Instant::now());
+        if let Some(Err(why)) = systemd.watch(service, rest, &look)? {
+            return Err(explain(
+                Failure::new(Kind::Start, format!("{service} started, but {why}")),
+                service,
+            ));
+        }
+    }
+    let target = systemd.status(TARGET)?;
+    if !target.is_active() {
+        return Err(Failure::new(
+            Kind::Start,
+            format!("{TARGET} is {} after its start", target.active_state),
+        ));
+    }
+    if manifest.profiles.contains(&Profile::ControlPlane) && manifest.profiles.contains(&Profile::Worker) {
+        output.progress("registration of this node");
+        registered(systemd)?;
+    }
+    Ok(())
+}
+
+fn stays_up(status: &UnitStatus, pid: Option<u32>) -> Found {
+    if !status.is_active() {
+        let how = status.result.as_deref().filter(|result| *result != "success");
+        let how = how.map(|result| format!(" ({result})")).unwrap_or_default();
+        return Some(Err(format!("then became {}{how}", status.active_state)));
+    }
+    (status.main_pid != pid).then(|| Err("then ended, and systemd had to start it again".to_owned()))
+}
+
+fn registered(systemd: &dyn Units) -> Outcome<()> {
+    let look = |status: &UnitStatus| {
+        if !status.is_active() {
+            return Some(Err(format!("{NODE_AGENT} became {}", status.active_state)));
+        }
+        status
+            .status_text
+            .as_deref()
+            .is_some_and(|text| text.starts_with(REGISTERED))
+            .then_some(Ok(()))
+    };
+    let problem = match systemd.watch(NODE_AGENT, REGISTER_LIMIT, &look)? {
+        Some(Ok(())) => return Ok(()),
+        Some(Err(why)) => why,
+        None => {
+            let status = systemd.status(NODE_AGENT)?;
+            let says = status.status_text.unwrap_or_else(|| "nothing".to_owned());
+            format!(
+                "the node has not registered within {} s; it says: {says}",
+                REGISTER_LIMIT.as_secs()
+            )
+        }
+    };
+    Err(explain(Failure::new(Kind::Start, problem), NODE_AGENT))
+}
+
+fn explain(failure: Failure, unit: &str) -> Failure {
+    failure.hint(format!(
+        "the installation is complete, only the start failed; see why: journalctl -u {unit} -n 50; then: flmadm \
+         install again, or systemctl restart {unit}"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_that_ends_or_is_started_again_does_not_stay_up() {
+        let mut status = UnitStatus {
+            main_pid: Some(7),
+            ..UnitStatus::named(NODE_AGENT)
+        };
+        status.result = Some("exit-code".to_owned());
+        assert!(
+            matches!(stays_up(&status, Some(7)), Some(Err(why)) if why == "then became inactive (exit-code)")
+        );
+        status.active_state = "active".to_owned();
+        assert_eq!(stays_up(&status, Some(7)), None);
+        assert!(matches!(stays_up(&status, Some(6)), Some(Err(_))));
+    }
+}

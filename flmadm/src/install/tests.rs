@@ -1,0 +1,229 @@
+//! Whole installations on a machine that is a temporary directory.
+
+use crate::cli::{InstallArgs, parse_install};
+use crate::failure::{Kind, Outcome};
+use crate::host::fake::FakeHost;
+use crate::output::Output;
+
+use super::*;
+
+/// Arguments for the machine; its prefix is below a temporary directory, so `services` skips that check.
+fn args(host: &FakeHost, line: &str) -> InstallArgs {
+    let (prefix, built) = (host.path("opt/flame"), host.path("built"));
+    parse_install(&format!(
+        "{line} --prefix {} --bin-dir {}",
+        prefix.display(),
+        built.display()
+    ))
+    .expect(line)
+}
+
+fn install(host: &FakeHost, line: &str) -> Outcome<String> {
+    let args = args(host, line);
+    let mut out = Vec::new();
+    run(host, &args, &mut Output::new(args.output, &mut out))?;
+    Ok(String::from_utf8(out).expect("text"))
+}
+
+#[test]
+fn an_installation_lays_out_its_prefix() {
+    let host = FakeHost::new();
+    install(&host, "--all --no-systemd").expect("installed");
+    for (path, mode) in [
+        ("bin/flame-session-manager", 0o755),
+        ("bin/flame-node-agent", 0o755),
+        ("bin/flmctl", 0o755),
+        ("sbin/flmadm", 0o755),
+        ("conf/flame-cluster.yaml", 0o644),
+        ("manifest.toml", 0o644),
+        ("data", 0o700),
+        ("work", 0o750),
+        ("logs", 0o750),
+    ] {
+        let metadata = host.path("opt/flame").join(path).metadata().expect(path);
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::mode(&metadata) & 0o7777,
+            mode,
+            "{path}"
+        );
+    }
+    assert!(host.calls().is_empty(), "systemd is not touched");
+    assert!(!host.path("etc/systemd/system/flame.target").exists());
+}
+
+#[test]
+fn the_second_run_changes_nothing() {
+    let host = FakeHost::new();
+    install(&host, "--all --no-systemd").expect("installed");
+    let before = host.listing();
+    let out = install(&host, "--all --no-systemd").expect("installed");
+    assert!(out.starts_with("Nothing had to be changed."), "{out}");
+    assert_eq!(host.listing(), before);
+}
+
+#[test]
+fn a_dry_run_changes_nothing() {
+    let host = FakeHost::new();
+    let before = host.listing();
+    let out = install(&host, "--all --no-systemd --dry-run").expect("planned");
+    assert!(out.contains("would make  program"), "{out}");
+    assert_eq!(host.listing(), before);
+}
+
+#[test]
+fn profiles_add_up() {
+    let host = FakeHost::new();
+    install(&host, "--client --no-systemd").expect("installed");
+    assert!(!host.path("opt/flame/bin/flame-node-agent").exists());
+    install(&host, "--worker --no-systemd").expect("installed");
+    assert!(host.path("opt/flame/bin/flame-node-agent").exists());
+    assert!(host.path("opt/flame/bin/flmctl").exists());
+}
+
+#[test]
+fn a_broken_configuration_stops_before_the_first_change() {
+    let host = FakeHost::new();
+    let conf = host.path("opt/flame/conf");
+    std::fs::create_dir_all(&conf).expect("made");
+    std::fs::write(conf.join("flame-cluster.yaml"), "cluster: [").expect("written");
+    let before = host.listing();
+    let failure = install(&host, "--all --no-systemd").expect_err("refused");
+    assert_eq!(failure.kind, Kind::Installation);
+    assert_eq!(host.listing(), before);
+    install(&host, "--all --no-systemd --force").expect("replaced");
+    assert_eq!(
+        std::fs::read_to_string(conf.join("flame-cluster.yaml.bak")).expect("kept"),
+        "cluster: ["
+    );
+}
+
+#[test]
+fn a_failure_half_way_is_undone() {
+    let host = FakeHost::new();
+    install(&host, "--client --no-systemd").expect("installed");
+    std::fs::write(host.path("built/flmctl"), "a newer program").expect("written");
+    // In the way of the link that is made after the programs.
+    std::fs::remove_file(host.path("opt/flame/bin/flmadm")).expect("removed");
+    std::fs::create_dir(host.path("opt/flame/bin/flmadm")).expect("made");
+    let before = host.listing();
+    let failure = install(&host, "--all --no-systemd").expect_err("in the way");
+    assert!(failure.report().contains("were undone"), "{}", failure.report());
+    assert_eq!(host.listing(), before);
+}
+
+/// As [`install`] with systemd, past the check that the prefix is not in a temporary directory.
+fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
+    let args = args(host, line);
+    let prefix = Prefix::new(&args.at.prefix)?;
+    let old = Manifest::load(&prefix)?;
+    let profiles = plan::profiles(old.as_ref(), &profile::selected(&args)?);
+    let plan = plan::unchecked(host, &args, &prefix, old.as_ref(), &profiles, &host.path("built"))?;
+    let mut out = Vec::new();
+    let mut output = Output::new(Format::Table, &mut out);
+    let changed = apply(host, &plan.steps, &mut output)?;
+    if args.enable {
+        start::run(host, &plan.manifest, &changed, &mut output).map(drop)
+    } else {
+        Ok(())
+    }
+}
+
+#[test]
+fn services_are_enabled_started_and_restarted_only_if_changed() {
+    let host = FakeHost::new();
+    install_services(&host, "--all --enable").expect("installed");
+    assert_eq!(
+        host.calls(),
+        [
+            "reload",
+            "enable flame.target flame-session-manager.service flame-node-agent.service",
+            "reload",
+            "start flame-session-manager.service",
+            "start flame-node-agent.service",
+            "start flame.target",
+        ]
+    );
+    install_services(&host, "--all --enable").expect("installed");
+    assert!(!host.calls().iter().any(|call| call.starts_with("restart")));
+    std::fs::write(host.path("built/flame-node-agent"), "a newer agent").expect("written");
+    install_services(&host, "--all --enable").expect("installed");
+    let calls = host.calls();
+    assert!(
+        calls.contains(&"restart flame-node-agent.service".to_owned()),
+        "{calls:?}"
+    );
+    assert!(
+        !calls.contains(&"restart flame-session-manager.service".to_owned()),
+        "{calls:?}"
+    );
+}
+
+#[test]
+fn a_service_that_does_not_start_is_said_so_and_stays_installed() {
+    let mut host = FakeHost::new();
+    host.broken.insert("flame-session-manager.service".to_owned());
+    let failure = install_services(&host, "--all --enable").expect_err("broken");
+    assert_eq!(failure.kind, Kind::Start);
+    assert!(
+        failure
+            .report()
+            .contains("journalctl -u flame-session-manager.service"),
+        "{}",
+        failure.report()
+    );
+    assert!(
+        host.path("etc/systemd/system/flame-session-manager.service")
+            .exists()
+    );
+}
+
+#[test]
+fn a_failed_reload_leaves_the_machine_as_it_was() {
+    let mut host = FakeHost::new();
+    host.reload_fails = true;
+    let before = host.listing();
+    let failure = install_services(&host, "--all").expect_err("no reload");
+    assert_eq!(failure.kind, Kind::Systemd);
+    assert_eq!(host.listing(), before);
+}
+
+#[test]
+fn units_of_another_installation_are_not_overwritten() {
+    let host = FakeHost::new();
+    let unit = host.path("etc/systemd/system/flame.target");
+    for (text, whose) in [
+        ("[X-Flame]\nPrefix=/opt/other\n", "/opt/other"),
+        ("[Unit]\n", "somebody else"),
+    ] {
+        std::fs::write(&unit, text).expect("written");
+        let failure = install_services(&host, "--worker").expect_err("refused");
+        assert!(failure.report().contains(whose), "{}", failure.report());
+    }
+    install_services(&host, "--worker --force").expect("taken over");
+    let packaged = host.path("usr/lib/systemd/system/flame.target");
+    std::fs::write(packaged, "").expect("written");
+    let failure = install_services(&host, "--worker --force").expect_err("refused");
+    assert!(
+        failure.report().contains("belongs to a package"),
+        "{}",
+        failure.report()
+    );
+}
+
+#[test]
+fn a_removed_installation_leaves_no_trace() {
+    let host = FakeHost::new();
+    let before = host.listing();
+    install_services(&host, "--all --enable").expect("installed");
+    std::fs::write(host.path("opt/flame/data/flame.db"), "state").expect("written");
+    let line = format!(
+        "--prefix {} --force --no-backup --remove-user",
+        host.path("opt/flame").display()
+    );
+    for _ in 0..2 {
+        let args = crate::cli::parse_uninstall(&line).expect("parsed");
+        let mut out = Vec::new();
+        crate::uninstall::run(&host, &args, &mut Output::new(args.output, &mut out)).expect("removed");
+        assert_eq!(host.listing(), before);
+    }
+}

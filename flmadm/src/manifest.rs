@@ -1,0 +1,219 @@
+//! `manifest.toml`: everything that an installation made, so that uninstall removes exactly that.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::failure::{Failure, Outcome};
+use crate::prefix::Prefix;
+use crate::profile::Profile;
+
+/// What an installation consists of.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    /// Version of Flame that was installed last.
+    pub(crate) version: String,
+    /// The installation's own directory.
+    pub(crate) prefix: PathBuf,
+    /// Whether it has systemd units.
+    pub(crate) systemd: bool,
+    /// Its parts; empty after an uninstall that preserved something.
+    pub(crate) profiles: Vec<Profile>,
+    /// Names of its units, in the order in which they are started.
+    #[serde(default)]
+    pub(crate) units: Vec<String>,
+    /// The user that the services run as.
+    #[serde(default)]
+    pub(crate) user: Option<UserRecord>,
+    /// Directories that the installation made, parents before children.
+    #[serde(default)]
+    pub(crate) directories: Vec<DirectoryRecord>,
+    /// Files and links.
+    #[serde(default)]
+    pub(crate) files: Vec<FileRecord>,
+}
+
+/// A directory that install made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct DirectoryRecord {
+    pub(crate) path: PathBuf,
+    /// Whether everything in it is the installation's, as in `data/`. Otherwise it is removed only if empty.
+    pub(crate) contents: bool,
+}
+
+/// A file that install made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileRecord {
+    pub(crate) path: PathBuf,
+    pub(crate) kind: FileKind,
+    /// Hash of the contents as installed, in hexadecimal; of a link, where it leads to.
+    pub(crate) sha256: String,
+}
+
+/// What a file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FileKind {
+    Program,
+    Link,
+    Config,
+    Unit,
+}
+
+/// The user of the services.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct UserRecord {
+    pub(crate) name: String,
+    /// What the account files were like before the installation made the user; `None` if it was there.
+    pub(crate) created: Option<AccountRecord>,
+}
+
+/// The account files (`/etc/passwd` and its like) before a user was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct AccountRecord {
+    /// Hash of each file that was there, by name.
+    pub(crate) before: BTreeMap<String, String>,
+    /// Backup and lock files of the account tools that were there; copies lie below the prefix.
+    pub(crate) saved: Vec<String>,
+    /// Those that were not.
+    pub(crate) absent: Vec<String>,
+}
+
+impl Manifest {
+    /// The manifest of the installation at `prefix`, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read, or is no manifest of this prefix.
+    pub(crate) fn load(prefix: &Prefix) -> Outcome<Option<Self>> {
+        let path = prefix.manifest();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::path("read", &path, error)),
+        };
+        let broken = |why: String| {
+            Failure::installation(format!("{} is broken: {why}", path.display()))
+                .hint("restore it from a backup; it says what belongs to the installation")
+        };
+        let manifest: Self = toml::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        if manifest.prefix != prefix.path() {
+            return Err(broken(format!("it belongs to {}", manifest.prefix.display())));
+        }
+        Ok(Some(manifest))
+    }
+
+    /// The text of the file.
+    ///
+    /// # Errors
+    /// A path is not UTF-8.
+    pub(crate) fn text(&self) -> Outcome<String> {
+        let body = toml::to_string(self)
+            .map_err(|error| Failure::installation("cannot write down what is installed").because(error))?;
+        Ok(format!(
+            "# Written by flmadm; uninstall needs it. Do not change it.\n{body}"
+        ))
+    }
+
+    /// Whether there are programs, and not only what an uninstall preserved.
+    pub(crate) fn is_installed(&self) -> bool {
+        !self.profiles.is_empty()
+    }
+
+    /// Whether the installation made this directory.
+    pub(crate) fn made(&self, path: &Path) -> bool {
+        self.directories.iter().any(|directory| directory.path == path)
+    }
+
+    /// The services among the units.
+    pub(crate) fn services(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.units
+            .iter()
+            .map(String::as_str)
+            .filter(|unit| unit.ends_with(".service"))
+    }
+}
+
+/// Hash of `bytes` in hexadecimal.
+pub(crate) fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Hash of the file at `path` in hexadecimal; `None` if there is none.
+///
+/// # Errors
+/// It cannot be read.
+pub(crate) fn sha256_of(path: &Path) -> Outcome<Option<String>> {
+    let failed = |error| Failure::path("read", path, error);
+    let mut file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match std::io::Read::read(&mut file, &mut buffer).map_err(failed)? {
+            0 => break,
+            length => hasher.update(&buffer[..length]),
+        }
+    }
+    Ok(Some(
+        hasher
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_is_read_as_it_was_written() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let prefix = Prefix::new(&directory.path().join("flame")).expect("a prefix");
+        assert_eq!(Manifest::load(&prefix).expect("looked"), None);
+        let manifest = Manifest {
+            version: "1.2.3".to_owned(),
+            prefix: prefix.path().to_owned(),
+            systemd: true,
+            profiles: crate::profile::ALL.to_vec(),
+            units: vec!["flame.target".to_owned()],
+            user: Some(UserRecord {
+                name: "flame".to_owned(),
+                created: Some(AccountRecord::default()),
+            }),
+            directories: vec![DirectoryRecord {
+                path: prefix.join("data"),
+                contents: true,
+            }],
+            files: vec![FileRecord {
+                path: prefix.join("bin/x"),
+                kind: FileKind::Program,
+                sha256: sha256(b"x"),
+            }],
+        };
+        std::fs::create_dir(prefix.path()).expect("made");
+        std::fs::write(prefix.manifest(), manifest.text().expect("text")).expect("written");
+        assert_eq!(Manifest::load(&prefix).expect("read"), Some(manifest));
+        std::fs::write(prefix.manifest(), "version = [").expect("written");
+        assert!(Manifest::load(&prefix).is_err());
+    }
+
+    #[test]
+    fn a_file_and_its_bytes_have_one_hash() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("file");
+        std::fs::write(&path, b"flame").expect("written");
+        assert_eq!(sha256_of(&path).expect("read"), Some(sha256(b"flame")));
+        assert_eq!(sha256_of(Path::new("/nonexistent")).expect("looked"), None);
+    }
+}

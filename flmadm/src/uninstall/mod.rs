@@ -1,0 +1,240 @@
+//! `flmadm uninstall`: stops the services and removes exactly what the manifest lists.
+
+mod backup;
+mod remove;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use crate::accounts;
+use crate::cli::UninstallArgs;
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
+use crate::install::ACCOUNTS;
+use crate::manifest::{Manifest, UserRecord};
+use crate::output::Output;
+use crate::prefix::Prefix;
+use crate::unit_files::{self, Owner};
+
+/// Removes an installation.
+///
+/// # Errors
+/// [`Failure`]; it can be run again and goes on where it stopped.
+pub(crate) fn run(host: &dyn Host, args: &UninstallArgs, output: &mut Output<'_>) -> Outcome<()> {
+    let prefix = Prefix::new(&args.at.prefix)?;
+    let Some(manifest) = Manifest::load(&prefix)? else {
+        output.line(&format!("Nothing is installed in {}.", prefix.path().display()));
+        output.json(&json!({"prefix": prefix.path(), "removed": false, "kept": [], "notes": []}));
+        return Ok(());
+    };
+    check(host, &manifest)?;
+    confirm(args, &prefix)?;
+    let mut notes = Vec::new();
+    stop_services(host, &manifest, output)?;
+    refuse_running(host, &prefix)?;
+    let backup = make_backup(args, &prefix)?;
+    if let Some(path) = &backup {
+        output.progress(&format!("backup of conf and data in {}", path.display()));
+    }
+    remove_units(host, &manifest, &mut notes, output)?;
+    // The user goes before the directory that remembers what the account files were like.
+    remove_user(host, args, &prefix, &manifest, &mut notes, output)?;
+    let kept = remove::files(&prefix, &manifest, &preserved(args, &prefix))?;
+    output.progress("programs, configuration, data and directories");
+    report(&prefix, backup, &kept, &notes, output);
+    Ok(())
+}
+
+fn report(
+    prefix: &Prefix,
+    backup: Option<PathBuf>,
+    kept: &[PathBuf],
+    notes: &[String],
+    output: &mut Output<'_>,
+) {
+    output.json(&json!({
+        "prefix": prefix.path(), "removed": true, "backup": backup, "kept": kept, "notes": notes,
+    }));
+    for path in kept {
+        output.line(&format!("Kept: {}", path.display()));
+    }
+    for note in notes {
+        output.line(&format!("Note: {note}"));
+    }
+    output.line(&format!("Flame was removed from {}.", prefix.path().display()));
+}
+
+fn check(host: &dyn Host, manifest: &Manifest) -> Outcome<()> {
+    if manifest.units.is_empty() {
+        return Ok(());
+    }
+    if !host.is_root() {
+        return Err(
+            Failure::installation("only root may remove an installation with systemd units")
+                .hint("run it with sudo"),
+        );
+    }
+    host.systemd().map(drop)
+}
+
+fn confirm(args: &UninstallArgs, prefix: &Prefix) -> Outcome<()> {
+    if args.force {
+        return Ok(());
+    }
+    let stdin = std::io::stdin();
+    if !stdin.is_terminal() {
+        return Err(Failure::arguments(
+            "uninstall asks before it removes, but there is no terminal to answer on",
+        )
+        .hint("use --force to remove without a question"));
+    }
+    eprint!("Remove Flame from {}? [y/N] ", prefix.path().display());
+    let _ = std::io::stderr().flush();
+    let mut answer = String::new();
+    stdin
+        .lock()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::arguments("cannot read the answer").because(error))?;
+    if ["y", "yes"].contains(&answer.trim().to_lowercase().as_str()) {
+        return Ok(());
+    }
+    Err(Failure::arguments("nothing was removed, as you wish"))
+}
+
+/// Whether the unit file is this installation's: another one may have taken the name over.
+fn is_ours(host: &dyn Host, manifest: &Manifest, unit: &str) -> Outcome<bool> {
+    let owner = unit_files::owner(&host.unit_directory().join(unit))?;
+    Ok(matches!(owner, Owner::Prefix(prefix) if prefix == manifest.prefix))
+}
+
+fn ours<'a>(host: &dyn Host, manifest: &'a Manifest) -> Outcome<Vec<&'a str>> {
+    let mut units = Vec::new();
+    for unit in manifest.units.iter().map(String::as_str) {
+        if is_ours(host, manifest, unit)? {
+            units.push(unit);
+        }
+    }
+    Ok(units)
+}
+
+fn stop_services(host: &dyn Host, manifest: &Manifest, output: &mut Output<'_>) -> Outcome<()> {
+    // The target last stops nothing more, the agent before the manager can still say goodbye.
+    for unit in ours(host, manifest)?.into_iter().rev() {
+        host.systemd()?.stop(unit)?;
+        output.progress(&format!("stop of {unit}"));
+    }
+    Ok(())
+}
+
+fn refuse_running(host: &dyn Host, prefix: &Prefix) -> Outcome<()> {
+    let running = host.running_from(&prefix.bin());
+    if running.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = running
+        .iter()
+        .map(|process| format!("{} ({})", process.program, process.pid))
+        .collect();
+    Err(
+        Failure::installation(format!("programs of this installation run: {}", list.join(", ")))
+            .hint("stop them first, then uninstall again"),
+    )
+}
+
+fn preserved(args: &UninstallArgs, prefix: &Prefix) -> Vec<PathBuf> {
+    [
+        (args.preserve_data, "data"),
+        (args.preserve_config, "conf"),
+        (args.preserve_logs, "logs"),
+    ]
+    .into_iter()
+    .filter(|(keep, _)| *keep)
+    .map(|(_, below)| prefix.join(below))
+    .collect()
+}
+
+fn make_backup(args: &UninstallArgs, prefix: &Prefix) -> Outcome<Option<PathBuf>> {
+    if args.no_backup {
+        return Ok(None);
+    }
+    let parts: Vec<&str> = [(args.preserve_config, "conf"), (args.preserve_data, "data")]
+        .into_iter()
+        .filter(|(keep, _)| !keep)
+        .map(|(_, part)| part)
+        .collect();
+    backup::make(prefix, args.backup_dir.as_deref(), &parts)
+}
+
+fn remove_units(
+    host: &dyn Host,
+    manifest: &Manifest,
+    notes: &mut Vec<String>,
+    output: &mut Output<'_>,
+) -> Outcome<()> {
+    if manifest.units.is_empty() {
+        return Ok(());
+    }
+    let systemd = host.systemd()?;
+    let ours = ours(host, manifest)?;
+    if !ours.is_empty() {
+        systemd.disable(&ours)?;
+    }
+    for unit in &manifest.units {
+        let path = host.unit_directory().join(unit);
+        if ours.contains(&unit.as_str()) {
+            remove::file(&path)?;
+            output.progress(&format!("removal of {unit}"));
+        } else if path.exists() {
+            notes.push(format!(
+                "{} belongs to another installation now and stays",
+                path.display()
+            ));
+        }
+    }
+    systemd.reload()?;
+    for unit in &ours {
+        systemd.reset_failed(unit)?;
+    }
+    // systemd removes it when the agent stops; a killed machine may have left it.
+    if !host.unit_directory().join(crate::profile::NODE_AGENT).exists() {
+        remove::tree(host.runtime_directory())?;
+    }
+    Ok(())
+}
+
+fn remove_user(
+    host: &dyn Host,
+    args: &UninstallArgs,
+    prefix: &Prefix,
+    manifest: &Manifest,
+    notes: &mut Vec<String>,
+    output: &mut Output<'_>,
+) -> Outcome<()> {
+    let Some(UserRecord { name, created }) = &manifest.user else {
+        if args.remove_user {
+            notes.push("this installation has no user of its own".to_owned());
+        }
+        return Ok(());
+    };
+    if !args.remove_user {
+        notes.push(format!("the user {name} stays; --remove-user removes it"));
+        return Ok(());
+    }
+    if host.user(name)?.is_some() {
+        host.remove_user(name)?;
+        output.progress(&format!("removal of the user {name}"));
+    }
+    if let Some(record) = created {
+        notes.extend(accounts::restore(
+            host.account_directory(),
+            &prefix.join(ACCOUNTS),
+            record,
+        )?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,179 @@
+//! The unit files of `units/`, filled in for one installation.
+
+use std::path::{Path, PathBuf};
+
+use crate::failure::{Failure, Outcome};
+use crate::prefix::Prefix;
+use crate::profile::{NODE_AGENT, Profile, SESSION_MANAGER};
+
+/// The unit that stands for the whole installation.
+pub(crate) const TARGET: &str = "flame.target";
+const SLICE: &str = "flame.slice";
+
+/// Every template with the unit's name. The files are the one source of the units.
+const TEMPLATES: [(&str, &str); 4] = [
+    (SLICE, include_str!("../../units/flame.slice")),
+    (TARGET, include_str!("../../units/flame.target")),
+    (
+        SESSION_MANAGER,
+        include_str!("../../units/flame-session-manager.service"),
+    ),
+    (NODE_AGENT, include_str!("../../units/flame-node-agent.service")),
+];
+const SYSUSERS: &str = include_str!("../../units/sysusers.d/flame.conf");
+
+/// Directories whose programs a unit does not see with `ProtectHome=yes`.
+const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+
+/// A unit file as it is installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnitFile {
+    /// Name of the unit.
+    pub(crate) name: &'static str,
+    /// Contents of the file.
+    pub(crate) text: String,
+}
+
+/// The units of `profiles`, in the order in which they are started.
+pub(crate) fn render(prefix: &Prefix, profiles: &[Profile]) -> Vec<UnitFile> {
+    let services: Vec<&str> = profiles.iter().filter_map(|profile| profile.service()).collect();
+    if services.is_empty() {
+        return Vec::new();
+    }
+    TEMPLATES
+        .iter()
+        .filter(|(name, _)| [SLICE, TARGET].contains(name) || services.contains(name))
+        .map(|(name, template)| UnitFile {
+            name,
+            text: fill(template, prefix),
+        })
+        .collect()
+}
+
+/// The description of the user flame, for systemd-sysusers.
+pub(crate) fn sysusers(prefix: &Prefix) -> String {
+    fill(SYSUSERS, prefix)
+}
+
+fn fill(template: &str, prefix: &Prefix) -> String {
+    let at_home = HOMES.iter().any(|home| prefix.path().starts_with(home));
+    template
+        .replace("@PREFIX@", &prefix.text())
+        .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
+        .replace("@PROTECT_HOME@", if at_home { "read-only" } else { "yes" })
+}
+
+/// Installation that an existing unit file belongs to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// There is no such file.
+    Nobody,
+    /// An installation of flmadm with this prefix.
+    Prefix(PathBuf),
+    /// Somebody else.
+    Unknown,
+}
+
+/// Whose unit file is at `path`.
+///
+/// # Errors
+/// The file cannot be read.
+pub(crate) fn owner(path: &Path) -> Outcome<Owner> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(marked_prefix(&text).map_or(Owner::Unknown, |prefix| Owner::Prefix(prefix.into()))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Owner::Nobody),
+        Err(error) => Err(Failure::path("read", path, error)),
+    }
+}
+
+fn marked_prefix(text: &str) -> Option<&str> {
+    text.lines()
+        .skip_while(|line| line.trim() != "[X-Flame]")
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .find_map(|line| line.strip_prefix("Prefix="))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(path: &str) -> Prefix {
+        Prefix::new(Path::new(path)).expect(path)
+    }
+
+    #[test]
+    fn the_rendered_units_are_the_golden_ones() {
+        let bless = std::env::var_os("FLAME_BLESS").is_some();
+        for unit in render(&prefix("/opt/flame"), &crate::profile::ALL) {
+            let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("golden")
+                .join(unit.name);
+            if bless {
+                std::fs::write(&golden, &unit.text).expect("written");
+            }
+            let expected = std::fs::read_to_string(&golden).expect("a golden file");
+            assert_eq!(
+                unit.text, expected,
+                "{} (FLAME_BLESS=1 writes the golden files anew)",
+                unit.name
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_to_fill_in() {
+        for place in ["/opt/flame", "/home/me/flame"] {
+            let prefix = prefix(place);
+            let mut texts: Vec<String> = render(&prefix, &crate::profile::ALL)
+                .into_iter()
+                .map(|unit| unit.text)
+                .collect();
+            texts.push(sysusers(&prefix));
+            for text in texts {
+                let open = text
+                    .split('@')
+                    .skip(1)
+                    .any(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()));
+                assert!(text.contains(place) && !open, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn each_profile_has_its_units() {
+        let names = |profiles: &[Profile]| -> Vec<&str> {
+            render(&prefix("/opt/flame"), profiles)
+                .iter()
+                .map(|unit| unit.name)
+                .collect()
+        };
+        assert_eq!(names(&[Profile::Client]), [""; 0]);
+        assert_eq!(names(&[Profile::Worker]), [SLICE, TARGET, NODE_AGENT]);
+        assert_eq!(
+            names(&[Profile::ControlPlane, Profile::Client]),
+            [SLICE, TARGET, SESSION_MANAGER]
+        );
+    }
+
+    #[test]
+    fn a_worker_needs_no_session_manager_beside_it() {
+        let units = render(&prefix("/opt/flame"), &[Profile::Worker]);
+        for line in units.iter().flat_map(|unit| unit.text.lines()) {
+            let hard = ["Requires=", "BindsTo=", "Requisite="]
+                .iter()
+                .any(|word| line.starts_with(word));
+            assert!(!hard, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_unit_knows_its_installation() {
+        for unit in render(&prefix("/opt/flame"), &crate::profile::ALL) {
+            assert_eq!(marked_prefix(&unit.text), Some("/opt/flame"));
+        }
+        assert_eq!(marked_prefix("[Unit]\nPrefix=/x\n"), None);
+        assert_eq!(marked_prefix("[X-Flame]\n[Service]\nPrefix=/x\n"), None);
+        assert_eq!(owner(Path::new("/nonexistent")).expect("looked"), Owner::Nobody);
+    }
+}
