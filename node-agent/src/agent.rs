@@ -215,7 +215,7 @@ impl Agent {
                 if self.status.waiting(&reason) {
                     tracing::warn!(
                         node = %self.identity.node,
-                        "no link to the session manager at {}, trying on: {reason}",
+                        "no link to the session manager at {}; retrying: {reason}",
                         self.link.url()
                     );
                 }

@@ -112,10 +112,7 @@ fn an_end_comes_after_the_results_and_names_what_is_lost() {
         },
     );
     assert_eq!(ledger.live(), 0);
-    assert_eq!(
-        sent(&mut ledger),
-        ["results 1: 1", "e Died lost [2, 3] running"]
-    );
+    assert_eq!(sent(&mut ledger), ["results 1: 1", "e Died lost [2, 3] running"]);
     assert!(ledger.knows("e"), "its result may have to be sent again");
     ledger.acknowledged(1);
     assert!(!ledger.knows("e") && ledger.is_settled());
@@ -128,16 +125,10 @@ fn an_end_without_a_link_is_told_on_the_next_one() {
     ledger.ended("e", &Ended::Released { running: false });
     let hello = ledger.reconnected();
     assert_eq!(tasks(&hello[0].tasks), [1, 2, 3]);
-    assert_eq!(
-        sent(&mut ledger),
-        ["results 1: 1", "e Released lost [2, 3]"]
-    );
+    assert_eq!(sent(&mut ledger), ["results 1: 1", "e Released lost [2, 3]"]);
     // The link broke before the acknowledgement came.
     assert_eq!(tasks(&ledger.reconnected()[0].tasks), [1, 2, 3]);
-    assert_eq!(
-        sent(&mut ledger),
-        ["results 1: 1", "e Released lost [2, 3]"]
-    );
+    assert_eq!(sent(&mut ledger), ["results 1: 1", "e Released lost [2, 3]"]);
     ledger.acknowledged(1);
     assert!(ledger.reconnected().is_empty());
 }
