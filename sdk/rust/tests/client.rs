@@ -1,4 +1,5 @@
 //! The client against a session manager that behaves badly.
+#![allow(clippy::expect_used, clippy::panic)] // tests may, their helpers too
 
 mod fake;
 

@@ -1,4 +1,5 @@
 //! A service on its unix socket, spoken to as the node agent does.
+#![allow(clippy::expect_used, clippy::panic)] // tests may, their helpers too
 
 use std::path::PathBuf;
 use std::sync::Mutex;

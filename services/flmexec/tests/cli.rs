@@ -1,4 +1,5 @@
 //! `flmexec` against a fake session manager whose `echo` application answers with the input.
+#![allow(clippy::expect_used, clippy::panic)] // tests may, their helpers too
 
 #[path = "../../../sdk/rust/tests/fake/mod.rs"]
 mod fake;

@@ -1,4 +1,5 @@
 //! `flmexec-service` on its socket, spoken to as the node agent does.
+#![allow(clippy::expect_used, clippy::panic)] // tests may, their helpers too
 
 use std::path::Path;
 use std::process::{Child, Command};

@@ -1,4 +1,5 @@
 //! The programs themselves: `flmping` against a fake session manager, `flmping-service` on its socket.
+#![allow(clippy::expect_used, clippy::panic)] // tests may, their helpers too
 
 #[path = "../../../sdk/rust/tests/fake/mod.rs"]
 mod fake;

@@ -3,9 +3,10 @@
 //! `echo`: the output is the input. `fails`: failed, the reason only in GetTask. `fails-loudly`:
 //! failed, the reason in the watch. `cancelled`. `early`: the first watches end without a word.
 //! `never`: stays pending until [`Fake::finish_all`].
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::expect_used)]
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -200,13 +201,12 @@ impl Frontend for Handler {
     ) -> Answer<v1::Result> {
         let request = request.into_inner();
         let mut state = self.state.lock().expect("lock");
-        let message = if state.applications.contains_key(&request.name) {
-            Some(format!("application {} exists", request.name))
-        } else {
-            state
-                .applications
-                .insert(request.name, request.application.unwrap_or_default());
-            None
+        let message = match state.applications.entry(request.name) {
+            Entry::Occupied(taken) => Some(format!("application {} exists", taken.key())),
+            Entry::Vacant(free) => {
+                free.insert(request.application.unwrap_or_default());
+                None
+            }
         };
         Ok(Response::new(v1::Result {
             return_code: if message.is_some() { -1 } else { 0 },
