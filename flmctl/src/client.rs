@@ -34,7 +34,8 @@ impl Client {
                 endpoint,
                 reason: innermost(&source),
             },
-            other => CtlError::Channel(other),
+            other if other.source().is_some() => CtlError::Channel(format!("{other}: {}", innermost(&other))),
+            other => CtlError::Channel(other.to_string()),
         })?;
         let frontend = FrontendClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_SIZE)
@@ -57,8 +58,8 @@ impl Client {
     /// What a status means for the user.
     pub(crate) fn failed(&self, action: String, status: &Status) -> CtlError {
         // A status with a source was made on this side: the connection broke.
-        if status.code() == Code::Unavailable || (status.code() == Code::Unknown && status.source().is_some())
-        {
+        let broke = status.source().is_some() && matches!(status.code(), Code::Unknown | Code::Internal);
+        if broke || status.code() == Code::Unavailable {
             let reason = status
                 .source()
                 .map_or_else(|| status.message().to_owned(), innermost);

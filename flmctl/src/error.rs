@@ -4,7 +4,6 @@ use std::io;
 use std::path::PathBuf;
 
 use flame_core::config::ConfigError;
-use flame_rpc::channel::ChannelError;
 use tonic::Code;
 
 /// Exit status of a request that failed.
@@ -24,8 +23,8 @@ pub(crate) enum CtlError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The channel cannot be described: TLS files, URL.
-    #[error(transparent)]
-    Channel(ChannelError),
+    #[error("{0}")]
+    Channel(String),
     /// Nobody answers at the endpoint.
     #[error("cannot reach the session manager at {endpoint}: {reason}")]
     Unreachable { endpoint: String, reason: String },
@@ -74,9 +73,7 @@ impl CtlError {
     /// What the user can do about it, if we know.
     pub(crate) fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::Unreachable { .. } => {
-                "is it running? (flmadm status) or set FLAME_ENDPOINT / --endpoint to where it is".to_owned()
-            }
+            Self::Unreachable { reason, .. } => unreachable_hint(reason).to_owned(),
             Self::Request {
                 code,
                 action,
@@ -112,7 +109,7 @@ impl CtlError {
     /// Exit status of the process.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config(_) | Self::Manifest { .. } => EXIT_USAGE,
+            Self::Usage(_) | Self::Config(_) | Self::Channel(_) | Self::Manifest { .. } => EXIT_USAGE,
             _ => EXIT_FAILED,
         }
     }
@@ -139,6 +136,26 @@ impl CtlError {
         });
         serde_json::json!({ "error": error }).to_string()
     }
+}
+
+/// What TLS says when the peer's certificate is not trusted, and when the peer speaks something else.
+/// The plain side of such a mistake only sees a connection that is closed.
+fn unreachable_hint(reason: &str) -> &'static str {
+    if reason.contains("peer certificate") {
+        return "set FLAME_CA_FILE, or tls.ca_file in flame.yaml, to the certificate of the authority to trust";
+    }
+    if [
+        "InvalidContentType",
+        "stream closed",
+        "connection error",
+        "http2 error",
+    ]
+    .iter()
+    .any(|sign| reason.contains(sign))
+    {
+        return "is it a session manager, does it run (flmadm status), and is it http:// or https://?";
+    }
+    "is it running? (flmadm status) or set FLAME_ENDPOINT / --endpoint to where it is"
 }
 
 /// Kinds of things as messages call them, and where to look for them; what has the more special name
@@ -197,10 +214,8 @@ mod tests {
             code: Code::NotFound,
             message: "session x not found".to_owned(),
         };
-        assert_eq!(
-            error.text(),
-            "error: cannot view session \"x\": session x not found\n  flmctl list sessions shows what there is"
-        );
+        let text = "error: cannot view session \"x\": session x not found\n  flmctl list sessions shows";
+        assert!(error.text().starts_with(text), "{}", error.text());
         let json: serde_json::Value = serde_json::from_str(&error.json()).expect("JSON");
         assert_eq!(json["error"]["code"], "not_found");
         assert_eq!(error.exit_code(), EXIT_FAILED);

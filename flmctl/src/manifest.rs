@@ -297,7 +297,8 @@ spec:
 
     #[test]
     fn a_file_may_have_several_documents() {
-        let two = "---\nmetadata: {name: a}\nspec: {shim: Wasm}\n--- # next\nmetadata: {name: b}\nspec: {delay_release: 60}\n---\n";
+        let two = "---\nmetadata: {name: a}\nspec: {shim: Wasm}\n\
+                   --- # next\nmetadata: {name: b}\nspec: {delay_release: 60}\n---\n";
         let manifests = parse(two).expect("valid");
         let names: Vec<&str> = manifests.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names, ["a", "b"]);

@@ -1,16 +1,19 @@
 //! What is shown: the wire's messages as plain values. Their JSON form is a contract with scripts
 //! (docs/flmctl.md): add fields, never rename or remove one.
 
+mod payload;
+mod state;
+
 use std::collections::BTreeMap;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use flame_rpc::v1;
-use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use crate::format;
+use payload::{common_data, input, output};
+pub(crate) use state::WireState;
+use state::state;
 
 /// Unix milliseconds; in JSON RFC 3339 in UTC, or null for "never".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -329,84 +332,4 @@ fn name(metadata: Option<v1::Metadata>) -> String {
     } else {
         metadata.id
     }
-}
-
-/// The enums of the wire by name, without the prefix that protobuf asked for.
-pub(crate) trait WireState: TryFrom<i32> {
-    /// All names, for messages about wrong ones.
-    const NAMES: &'static [&'static str];
-    /// Name of the state.
-    fn wire_name(&self) -> &'static str;
-}
-
-macro_rules! wire_states {
-    ($($kind:ident, $prefix:literal, [$($name:literal),*];)*) => { $(
-        impl WireState for v1::$kind {
-            const NAMES: &'static [&'static str] = &[$($name),*];
-            fn wire_name(&self) -> &'static str {
-                let name = self.as_str_name();
-                name.strip_prefix($prefix).unwrap_or(name)
-            }
-        }
-    )* };
-}
-
-wire_states! {
-    ApplicationState, "", ["Enabled", "Disabled"];
-    SessionState, "", ["Open", "Closed"];
-    TaskState, "", ["Pending", "Running", "Succeed", "Failed", "Cancelled"];
-    NodeState, "", ["Unknown", "Ready", "NotReady"];
-    ExecutorState, "Executor", ["Unknown", "Void", "Idle", "Binding", "Bound", "Unbinding", "Releasing", "Released"];
-    Shim, "", ["Host", "Wasm"];
-}
-
-/// Name of a state's number; a newer server may know more than we do.
-fn state<S: WireState>(number: i32) -> String {
-    S::try_from(number).map_or_else(
-        |_| format!("Unknown({number})"),
-        |state| state.wire_name().to_owned(),
-    )
-}
-
-fn common_data<S: Serializer>(data: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
-    payload(
-        ["common_data", "common_data_text", "common_data_size"],
-        data.as_deref(),
-        false,
-        serializer,
-    )
-}
-
-fn input<S: Serializer>(data: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
-    payload(
-        ["input", "input_text", "input_size"],
-        data.as_deref(),
-        true,
-        serializer,
-    )
-}
-
-fn output<S: Serializer>(data: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
-    payload(
-        ["output", "output_text", "output_size"],
-        data.as_deref(),
-        true,
-        serializer,
-    )
-}
-
-/// A payload is up to three fields: base64, text if it is UTF-8 (else null), and the size if asked for.
-fn payload<S: Serializer>(
-    [data_key, text_key, size_key]: [&'static str; 3],
-    data: Option<&[u8]>,
-    with_size: bool,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let mut map = serializer.serialize_map(None)?;
-    map.serialize_entry(data_key, &data.map(|data| STANDARD.encode(data)))?;
-    map.serialize_entry(text_key, &data.and_then(|data| std::str::from_utf8(data).ok()))?;
-    if with_size {
-        map.serialize_entry(size_key, &data.map(<[u8]>::len))?;
-    }
-    map.end()
 }

@@ -1,0 +1,10 @@
+//! The program against a Frontend: arguments in, requests out, output and exit status back.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod change;
+mod process;
+mod read;
+mod support;
+mod values;
+mod watch;
