@@ -138,7 +138,7 @@ impl SystemdError {
         unit: Option<&str>,
         source: zbus::Error,
     ) -> Self {
-        match (error_name(&source).as_deref(), unit) {
+        match (name(&source).as_deref(), unit) {
             (Some("org.freedesktop.systemd1.NoSuchUnit"), Some(unit)) => Self::NoSuchUnit {
                 doing,
                 unit: unit.to_owned(),
@@ -169,11 +169,11 @@ impl SystemdError {
 }
 
 /// Name of the D-Bus error, whichever way zbus sorted it.
-fn error_name(error: &zbus::Error) -> Option<String> {
+pub(super) fn name(error: &zbus::Error) -> Option<String> {
     match error {
         zbus::Error::MethodError(name, ..) => Some(name.as_str().to_owned()),
         zbus::Error::FDO(error) => match error.as_ref() {
-            zbus::fdo::Error::ZBus(inner) => error_name(inner),
+            zbus::fdo::Error::ZBus(inner) => name(inner),
             other => Some(zbus::DBusError::name(other).as_str().to_owned()),
         },
         _ => None,

@@ -25,6 +25,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How a new job meets an old one: it takes its place.
 const REPLACE: &str = "replace";
 
+/// The manager's answer to the second subscription of a connection.
+const ALREADY_SUBSCRIBED: &str = "org.freedesktop.systemd1.AlreadySubscribed";
+
 /// A connection to a service manager.
 #[derive(Debug, Clone)]
 pub struct Systemd {
@@ -141,9 +144,17 @@ impl Systemd {
         self.job(Verb::Restart, unit, limit).await
     }
 
+    /// Makes the manager send signals to this connection; once is enough.
+    async fn subscribe(&self) -> Result<(), SystemdError> {
+        match self.manager.subscribe().await {
+            Err(error) if error::name(&error).as_deref() == Some(ALREADY_SUBSCRIBED) => Ok(()),
+            result => call("subscribe to", &[], async { result }).await,
+        }
+    }
+
     async fn job(&self, verb: Verb, unit: &str, limit: Duration) -> Result<JobResult, SystemdError> {
         let doing = verb.name();
-        call("subscribe to", &[], self.manager.subscribe()).await?;
+        self.subscribe().await?;
         // Before the call that makes the job: a fast job would otherwise be over unheard.
         let mut removed = call("subscribe to", &[], self.manager.receive_job_removed()).await?;
         let made = match verb {
@@ -294,7 +305,7 @@ impl Systemd {
         limit: Duration,
         look: impl Fn(&UnitStatus) -> Option<T>,
     ) -> Result<T, SystemdError> {
-        call("subscribe to", &[], self.manager.subscribe()).await?;
+        self.subscribe().await?;
         let path = call("look at", &[unit], self.manager.load_unit(unit)).await?;
         let signals = async {
             zbus::fdo::PropertiesProxy::builder(&self.connection)
