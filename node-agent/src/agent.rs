@@ -204,7 +204,7 @@ impl Agent {
                 self.link.open(hello);
             }
             LinkEvent::Welcome(welcome) => self.on_welcome(&welcome),
-            LinkEvent::Message(message) => self.on_message(message),
+            LinkEvent::Message(message) => self.on_message(*message),
             LinkEvent::Refused(reason) => {
                 if self.status.refused(&reason) {
                     tracing::error!(node = %self.identity.node, "the session manager refused this node: {reason}");

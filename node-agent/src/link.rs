@@ -37,7 +37,7 @@ pub enum LinkEvent {
     /// The manager has registered the node; messages may be sent.
     Welcome(Welcome),
     /// The manager asks for something.
-    Message(to_agent::Message),
+    Message(Box<to_agent::Message>),
     /// The manager does not want this node. It is asked again after a while.
     Refused(String),
     /// There is no link; another attempt follows by itself.
@@ -213,7 +213,7 @@ impl Link {
             (_, State::Open { welcomed: false, .. }) => {
                 self.down("the session manager sent something before its Welcome".to_owned())
             }
-            (message, _) => LinkEvent::Message(message),
+            (message, _) => LinkEvent::Message(Box::new(message)),
         }
     }
 

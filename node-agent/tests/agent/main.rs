@@ -1,5 +1,8 @@
 //! The real agent process against a session manager played by the test and real services.
 
+// clippy's exemption covers test functions, but not their helpers.
+#![allow(clippy::expect_used, clippy::panic)]
+
 mod bind;
 mod harness;
 mod life;
