@@ -49,6 +49,9 @@ class LocalCluster:
         self.port = port or free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
+    def __str__(self):
+        return f"cluster in {self.prefix}"
+
     @property
     def env(self):
         """The environment in which this cluster's tools are run."""

@@ -110,7 +110,7 @@ def test_watching_a_task_until_its_end(ping):
     assert [update.state for update in again] == [flamepy.TaskState.SUCCEED], (
         "a finished task: its record, then the end"
     )
-    assert "300 milliseconds" in json.loads(again[0].output)["message"]
+    assert "Completed on " in json.loads(again[0].output)["message"]
 
 
 def test_watching_what_does_not_exist_just_ends(ping):
