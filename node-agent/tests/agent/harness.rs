@@ -18,17 +18,17 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
 /// Longer than anything takes on a loaded machine; only a failing test waits for it.
-pub const LIMIT: Duration = Duration::from_secs(40);
+pub(crate) const LIMIT: Duration = Duration::from_secs(40);
 
 /// The session manager's side of one link.
-pub struct Link {
+pub(crate) struct Link {
     inbound: Streaming<FromAgent>,
     outbound: mpsc::Sender<Result<ToAgent, Status>>,
 }
 
 /// A session manager that accepts links and leaves the rest to the test.
-pub struct Manager {
-    pub address: SocketAddr,
+pub(crate) struct Manager {
+    pub(crate) address: SocketAddr,
     links: mpsc::Receiver<Link>,
 }
 
@@ -53,11 +53,11 @@ impl NodeLink for Acceptor {
 }
 
 impl Manager {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_at("127.0.0.1:0").await
     }
 
-    pub async fn start_at(address: &str) -> Self {
+    pub(crate) async fn start_at(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (sender, links) = mpsc::channel(8);
@@ -70,7 +70,7 @@ impl Manager {
     }
 
     /// The next link, after its Hello.
-    pub async fn hello(&mut self) -> (Link, Hello) {
+    pub(crate) async fn hello(&mut self) -> (Link, Hello) {
         let mut link = within(self.links.recv()).await.expect("a link");
         let hello = match link.next().await {
             from_agent::Message::Hello(hello) => hello,
@@ -80,7 +80,7 @@ impl Manager {
     }
 
     /// The next link, after its Hello and our Welcome.
-    pub async fn welcome(&mut self) -> (Link, Hello) {
+    pub(crate) async fn welcome(&mut self) -> (Link, Hello) {
         let (link, hello) = self.hello().await;
         link.send(to_agent::Message::Welcome(Welcome {
             cluster: "test".to_owned(),
@@ -94,7 +94,7 @@ impl Manager {
 }
 
 impl Link {
-    pub async fn send(&self, message: to_agent::Message) {
+    pub(crate) async fn send(&self, message: to_agent::Message) {
         let message = ToAgent {
             message: Some(message),
         };
@@ -102,7 +102,7 @@ impl Link {
     }
 
     /// The next message, heartbeats included.
-    pub async fn next(&mut self) -> from_agent::Message {
+    pub(crate) async fn next(&mut self) -> from_agent::Message {
         let message = within(self.inbound.message()).await.expect("the link lives");
         message
             .expect("the agent goes on")
@@ -111,7 +111,7 @@ impl Link {
     }
 
     /// The next message that is no heartbeat.
-    pub async fn next_news(&mut self) -> from_agent::Message {
+    pub(crate) async fn next_news(&mut self) -> from_agent::Message {
         within(async {
             loop {
                 match self.next().await {
@@ -123,26 +123,26 @@ impl Link {
         .await
     }
 
-    pub async fn update(&mut self) -> ExecutorUpdate {
+    pub(crate) async fn update(&mut self) -> ExecutorUpdate {
         match self.next_news().await {
             from_agent::Message::Executor(update) => update,
             other => panic!("not an update: {other:?}"),
         }
     }
 
-    pub async fn batch(&mut self) -> ResultBatch {
+    pub(crate) async fn batch(&mut self) -> ResultBatch {
         match self.next_news().await {
             from_agent::Message::Results(batch) => batch,
             other => panic!("not results: {other:?}"),
         }
     }
 
-    pub async fn start(&self, order: StartExecutor) {
+    pub(crate) async fn start(&self, order: StartExecutor) {
         self.send(to_agent::Message::Start(order)).await;
     }
 
     /// Starts an executor and waits until it is bound.
-    pub async fn bind(&mut self, order: StartExecutor) {
+    pub(crate) async fn bind(&mut self, order: StartExecutor) {
         let id = order.executor_id.clone();
         self.start(order).await;
         let update = self.update().await;
@@ -154,7 +154,7 @@ impl Link {
         );
     }
 
-    pub async fn release(&self, executor: &str) {
+    pub(crate) async fn release(&self, executor: &str) {
         self.send(to_agent::Message::Release(ReleaseExecutor {
             executor_id: executor.to_owned(),
             reason: "test".to_owned(),
@@ -163,7 +163,7 @@ impl Link {
     }
 
     /// Hands out tasks, numbered from `first`.
-    pub async fn tasks(&self, executor: &str, first: u64, inputs: &[&str]) {
+    pub(crate) async fn tasks(&self, executor: &str, first: u64, inputs: &[&str]) {
         let tasks = inputs.iter().zip(first..).map(|(input, task_id)| TaskItem {
             task_id,
             attempt: 1,
@@ -176,12 +176,12 @@ impl Link {
         .await;
     }
 
-    pub async fn ack(&self, sequence: u64) {
+    pub(crate) async fn ack(&self, sequence: u64) {
         self.send(to_agent::Message::Ack(ResultAck { sequence })).await;
     }
 
     /// Runs one task and returns its code and its output or message.
-    pub async fn run(&mut self, executor: &str, task: u64, input: &str) -> (i32, String) {
+    pub(crate) async fn run(&mut self, executor: &str, task: u64, input: &str) -> (i32, String) {
         self.tasks(executor, task, &[input]).await;
         let batch = self.batch().await;
         self.ack(batch.sequence).await;
@@ -196,7 +196,7 @@ impl Link {
 }
 
 /// An order for this program as the service.
-pub fn order(executor: &str, behaviour: &str) -> StartExecutor {
+pub(crate) fn order(executor: &str, behaviour: &str) -> StartExecutor {
     let own = std::env::current_exe().expect("own path");
     StartExecutor {
         executor_id: executor.to_owned(),
@@ -212,7 +212,7 @@ pub fn order(executor: &str, behaviour: &str) -> StartExecutor {
     }
 }
 
-pub fn variable(name: &str, value: &str) -> Environment {
+pub(crate) fn variable(name: &str, value: &str) -> Environment {
     Environment {
         name: name.to_owned(),
         value: value.to_owned(),
@@ -220,13 +220,13 @@ pub fn variable(name: &str, value: &str) -> Environment {
 }
 
 /// The agent process, with an installation directory of its own.
-pub struct Agent {
-    pub home: tempfile::TempDir,
+pub(crate) struct Agent {
+    pub(crate) home: tempfile::TempDir,
     child: Child,
 }
 
 impl Agent {
-    pub fn start(manager: SocketAddr) -> Self {
+    pub(crate) fn start(manager: SocketAddr) -> Self {
         let home = tempfile::Builder::new().prefix("fna").tempdir_in("/tmp");
         let home = home.expect("temporary directory");
         let child = command(home.path(), manager)
@@ -236,26 +236,26 @@ impl Agent {
         Self { home, child }
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a pid")).expect("not 0");
         kill_process(pid, signal).expect("it lives");
     }
 
-    pub async fn exit(&mut self) -> ExitStatus {
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
         Watched::new(self.child.id()).expect("own child").gone().await;
         self.child.wait().expect("it has ended")
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("log")).expect("log")
     }
 
-    pub fn path(&self, below: &str) -> PathBuf {
+    pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.home.path().join(below)
     }
 
     /// Names in a directory below the installation directory, without the lock.
-    pub fn list(&self, below: &str) -> Vec<String> {
+    pub(crate) fn list(&self, below: &str) -> Vec<String> {
         let entries = std::fs::read_dir(self.path(below)).expect(below);
         let names = entries.map(|entry| entry.expect("entry").file_name().into_string().expect("UTF-8"));
         let mut names: Vec<String> = names.filter(|name| name != ".lock").collect();
@@ -276,7 +276,7 @@ impl Drop for Agent {
 }
 
 /// The agent for a session manager whose node link is at `manager`.
-pub fn command(home: &Path, manager: SocketAddr) -> Command {
+pub(crate) fn command(home: &Path, manager: SocketAddr) -> Command {
     let config = home.join("flame-cluster.yaml");
     let text = format!(
         "cluster: {{name: test, endpoint: 'http://{}:{}', limits: {{max_message_size: 1M}}}}\n",
@@ -297,18 +297,18 @@ pub fn command(home: &Path, manager: SocketAddr) -> Command {
     command
 }
 
-pub async fn within<T>(future: impl Future<Output = T>) -> T {
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LIMIT, future)
         .await
         .expect("it happens in time")
 }
 
 /// A process whose end can be awaited, whoever its parent is.
-pub struct Watched(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+pub(crate) struct Watched(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
 
 impl Watched {
     /// None if there is no such process.
-    pub fn new(pid: u32) -> Option<Self> {
+    pub(crate) fn new(pid: u32) -> Option<Self> {
         let pid = Pid::from_raw(pid.try_into().expect("a pid")).expect("not 0");
         let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
         // OwnedFd keeps its descriptor, which is what the newer function wants to be promised.
@@ -316,7 +316,7 @@ impl Watched {
         Some(Self(tokio::io::unix::AsyncFd::new(fd).expect("a runtime")))
     }
 
-    pub async fn gone(&self) {
+    pub(crate) async fn gone(&self) {
         let _ready = within(self.0.readable()).await.expect("watched");
     }
 }

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Request, Response, Status};
 
 /// Arguments that make this program the service.
-pub const ARGUMENTS: [&str; 4] = ["--ignored", "--exact", "service::service_process", "--nocapture"];
+pub(crate) const ARGUMENTS: [&str; 4] = ["--ignored", "--exact", "service::service_process", "--nocapture"];
 
 struct Service {
     behaviour: String,
