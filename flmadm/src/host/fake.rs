@@ -19,6 +19,8 @@ pub(crate) struct FakeHost {
     pub(crate) processes: Vec<Process>,
     /// Units whose start fails.
     pub(crate) broken: BTreeSet<String>,
+    /// Uid of the user flame if it is there.
+    pub(crate) uid: u32,
     /// Whether a reload fails.
     pub(crate) reload_fails: bool,
     unit_directory: PathBuf,
@@ -47,6 +49,7 @@ impl FakeHost {
             processes: Vec::new(),
             broken: BTreeSet::new(),
             reload_fails: false,
+            uid: 999,
             calls: RefCell::default(),
             active: RefCell::default(),
             directory,
@@ -145,7 +148,10 @@ impl Host for FakeHost {
     fn user(&self, name: &str) -> Outcome<Option<Ids>> {
         let passwd = std::fs::read_to_string(self.etc.join("passwd")).expect("read");
         let there = passwd.lines().any(|line| line.starts_with(&format!("{name}:")));
-        Ok(there.then_some(Ids { uid: 999, gid: 999 }))
+        Ok(there.then_some(Ids {
+            uid: self.uid,
+            gid: self.uid,
+        }))
     }
     fn create_user(&self, name: &str, sysusers: &str) -> Outcome<()> {
         assert!(sysusers.contains(name));

@@ -21,6 +21,16 @@ pub(crate) struct Ids {
     pub(crate) gid: u32,
 }
 
+/// Smallest uid of people's accounts, as login.defs(5) has it everywhere.
+const FIRST_PERSON: u32 = 1000;
+
+impl Ids {
+    /// Whether it is an account for services and not a person's.
+    pub(crate) fn is_system(self) -> bool {
+        self.uid < FIRST_PERSON
+    }
+}
+
 /// The machine: accounts, processes, places, and the service manager.
 pub(crate) trait Host {
     /// Whether we may change everything.

@@ -92,7 +92,7 @@ pub(super) fn unchecked(
     planner.outer_directories();
     let owner = if units.is_empty() { None } else { Some(USER) };
     if owner.is_some() {
-        planner.user(host)?;
+        planner.user(host, args.force)?;
     }
     planner.inner_directories(owner);
     planner.programs(profiles, built)?;
@@ -147,9 +147,15 @@ impl Planner<'_> {
         }
     }
 
-    fn user(&mut self, host: &dyn Host) -> Outcome<()> {
-        let there = host.user(USER)?.is_some();
-        if there {
+    fn user(&mut self, host: &dyn Host, force: bool) -> Outcome<()> {
+        if let Some(ids) = host.user(USER)? {
+            if !ids.is_system() && !force {
+                return Err(Failure::installation(format!(
+                    "the user {USER} is there already, and with uid {} it is a person's account",
+                    ids.uid
+                ))
+                .hint("rename that account, or use --force to run the services as that user"));
+            }
             let known = self.manifest.user.take();
             self.manifest.user = Some(known.unwrap_or(UserRecord {
                 name: USER.to_owned(),

@@ -44,7 +44,6 @@ pub(super) fn run(
     // Enabling made links that the running manager has not read.
     systemd.reload()?;
     for service in manifest.services() {
-        output.progress(&format!("start of {service}"));
         let stale = changed.iter().any(|step| affects(host, manifest, step, service));
         // Stopped first if it hangs between two failed starts with the old program.
         if systemd.status(service)?.active_state == "active" {
@@ -54,6 +53,7 @@ pub(super) fn run(
                     .map_err(|failure| explain(failure, service))?;
             }
         } else {
+            output.progress(&format!("start of {service}"));
             systemd.reset_failed(service)?;
             systemd
                 .start(service)

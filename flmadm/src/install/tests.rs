@@ -227,3 +227,28 @@ fn a_removed_installation_leaves_no_trace() {
         assert_eq!(host.listing(), before);
     }
 }
+
+#[test]
+fn a_person_called_flame_does_not_run_services() {
+    let mut host = FakeHost::new();
+    host.uid = 1000;
+    std::fs::write(
+        host.path("etc/passwd"),
+        "flame:x:1000:1000::/home/flame:/bin/sh\n",
+    )
+    .expect("written");
+    let failure = install_services(&host, "--all").expect_err("refused");
+    assert!(
+        failure.report().contains("a person's account"),
+        "{}",
+        failure.report()
+    );
+    install_services(&host, "--all --force").expect("forced");
+    let line = format!(
+        "--prefix {} --force --no-backup --remove-user",
+        host.path("opt/flame").display()
+    );
+    let args = crate::cli::parse_uninstall(&line).expect("parsed");
+    crate::uninstall::run(&host, &args, &mut Output::new(args.output, &mut Vec::new())).expect("removed");
+    assert!(crate::host::Host::user(&host, "flame").expect("looked").is_some());
+}

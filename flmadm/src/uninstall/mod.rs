@@ -222,7 +222,13 @@ fn remove_user(
         notes.push(format!("the user {name} stays; --remove-user removes it"));
         return Ok(());
     }
-    if host.user(name)?.is_some() {
+    if let Some(ids) = host.user(name)? {
+        if created.is_none() && !ids.is_system() {
+            notes.push(format!(
+                "the user {name} stays: it was there before, and is a person's account"
+            ));
+            return Ok(());
+        }
         host.remove_user(name)?;
         output.progress(&format!("removal of the user {name}"));
     }
