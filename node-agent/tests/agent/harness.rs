@@ -250,6 +250,16 @@ impl Agent {
         std::fs::read_to_string(self.home.path().join("log")).expect("log")
     }
 
+    /// Waits for `text` in the log.
+    pub(crate) async fn logged(&self, text: &str) {
+        within(async {
+            while !self.log().contains(text) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
     pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.home.path().join(below)
     }

@@ -17,9 +17,7 @@ fn free_address() -> std::net::SocketAddr {
 async fn a_manager_that_comes_late_is_waited_for_and_logged_once() {
     let address = free_address();
     let mut agent = Agent::start(address);
-    while !agent.log().contains("no link to the session manager") {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    agent.logged("no link to the session manager").await;
     let mut manager = Manager::start_at(&address.to_string()).await;
     let (mut link, _) = manager.welcome().await;
     assert!(matches!(link.next().await, from_agent::Message::Heartbeat(_)));
@@ -35,9 +33,7 @@ async fn a_manager_that_comes_late_is_waited_for_and_logged_once() {
 #[tokio::test]
 async fn an_agent_without_a_manager_stops_at_once() {
     let mut agent = Agent::start(free_address());
-    while !agent.log().contains("no link to the session manager") {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    agent.logged("no link to the session manager").await;
     agent.signal(Signal::INT);
     assert_eq!(agent.exit().await.code(), Some(0));
 }
@@ -94,7 +90,7 @@ async fn results_without_acknowledgement_come_again_on_the_next_link() {
 #[tokio::test]
 async fn an_end_during_an_outage_is_told_with_its_tasks() {
     let mut manager = Manager::start().await;
-    let _agent = Agent::start(manager.address);
+    let agent = Agent::start(manager.address);
     let (mut link, _) = manager.welcome().await;
     link.bind(order("e1", "ok")).await;
     let (_, pid) = link.run("e1", 1, "pid").await;
@@ -104,6 +100,7 @@ async fn an_end_during_an_outage_is_told_with_its_tasks() {
     assert_eq!(link.update().await.executor_id, "never");
     let service = Watched::new(pid.parse().expect("a pid")).expect("it lives");
     drop(link);
+    agent.logged("no link to the session manager").await;
     let pid = rustix::process::Pid::from_raw(pid.parse().expect("a pid")).expect("not 0");
     rustix::process::kill_process(pid, Signal::KILL).expect("it lives");
     service.gone().await;
@@ -130,9 +127,7 @@ async fn a_refusal_is_an_error_in_the_log_and_the_agent_goes_on() {
         reason: "the name node-1 is taken".to_owned(),
     }))
     .await;
-    while !agent.log().contains("the name node-1 is taken") {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    agent.logged("the name node-1 is taken").await;
     assert!(agent.log().contains("ERROR"), "{}", agent.log());
     agent.signal(Signal::TERM);
     assert_eq!(agent.exit().await.code(), Some(0));
@@ -142,53 +137,46 @@ async fn a_refusal_is_an_error_in_the_log_and_the_agent_goes_on() {
 async fn what_cannot_be_used_ends_the_agent_with_its_own_status() {
     let address = free_address();
     let running = Agent::start(address);
-    while !running.log().contains("offers") {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    running.logged("offers").await;
     let broken = running.path("broken.yaml");
     std::fs::write(&broken, "cluster: {name: x, endpiont: y}\n").expect("writable");
-    let home = running.home.path();
-    let change = |change: &dyn Fn(&mut Command)| {
-        let mut command = command(home, address);
-        change(&mut command);
+    let valid = running.path("flame-cluster.yaml");
+    let (broken, valid) = (broken.display().to_string(), valid.display().to_string());
+    let elsewhere = running.path("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("writable");
+    let failure = |command: &mut Command| {
         let output = command.output().expect("it starts");
-        (
-            output.status.code(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        )
+        let log = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), log)
     };
-    let broken = broken.display().to_string();
-    for ((code, log), expected, part) in [
-        (change(&|_| {}), 73, "another node agent uses"),
-        (
-            change(&|command| drop(command.args(["--config", &broken]))),
-            2,
-            "cannot be used multiple times",
-        ),
-        (
-            change(&|command| drop(command.args(["--resources", "cpu=many"]))),
-            2,
-            "cannot be used multiple times",
-        ),
-        (
-            change(&|command| drop(command.env("FLAME_HOME", "/proc/nowhere"))),
-            73,
-            "/proc/nowhere",
-        ),
+    let (code, log) = failure(&mut command(running.home.path(), address));
+    assert_eq!(code, Some(73), "{log}");
+    assert!(log.contains("another node agent uses"), "{log}");
+    let long = elsewhere.join("d".repeat(100));
+    for (home, part) in [
+        (std::path::Path::new("/proc/nowhere"), "/proc/nowhere"),
+        (long.as_path(), "FLAME_SOCKET_DIR"),
     ] {
-        assert_eq!(code, Some(expected), "{log}");
+        let (code, log) = failure(command(&elsewhere, address).env("FLAME_HOME", home));
+        assert_eq!(code, Some(73), "{log}");
         assert!(log.contains(part), "{log}");
     }
-    for (arguments, part) in [
-        (["--config", broken.as_str()], "cluster.endpoint"),
-        (["--config", "/nonexistent.yaml"], "/nonexistent.yaml"),
+    for (arguments, expected, part) in [
+        (&["--config", &broken][..], 78, "cluster.endpoint"),
+        (&["--config", "/nonexistent.yaml"], 78, "/nonexistent.yaml"),
+        (&["--config", &valid, "--name", "../x"], 78, "--name"),
+        (&["--config", &valid, "--resources", "cpu=many"], 78, "cpu=many"),
+        (&[], 78, "name the configuration with --config"),
+        (&["--no-such-flag"], 2, "--no-such-flag"),
     ] {
-        let output = Command::new(env!("CARGO_BIN_EXE_flame-node-agent"))
-            .args(arguments)
-            .output()
-            .expect("it starts");
-        let log = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(78), "{log}");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flame-node-agent"));
+        let (code, log) = failure(
+            command
+                .args(arguments)
+                .env("FLAME_HOME", &elsewhere)
+                .env("HOME", &elsewhere),
+        );
+        assert_eq!(code, Some(expected), "{log}");
         assert!(log.contains(part), "{log}");
     }
 }
