@@ -46,3 +46,8 @@ pub use task::{TaskFuture, TaskStream};
 /// Largest message that clients and services of this SDK send and take, in bytes. It is above the
 /// session manager's own limit, so that the manager's error is the one that is seen.
 pub const MAX_MESSAGE_SIZE: usize = 256 * 1024 * 1024;
+
+/// The examples of the documentation are compiled like those of the crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/applications.md")]
+struct Applications;
