@@ -230,6 +230,9 @@ impl Agent {
             millis => Duration::from_millis(u64::from(millis)),
         };
         self.heartbeat = Some(every(asked.clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1)));
+        if let Ok(limit @ 1..) = usize::try_from(welcome.max_message_size) {
+            self.ledger.limit_messages(limit);
+        }
         self.status.registered();
         tracing::info!(
             node = %self.identity.node,

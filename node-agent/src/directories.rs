@@ -115,6 +115,11 @@ impl Directories {
             std::path::absolute(wanted.socket_directory()).map_err(at("find", &wanted.socket_directory()))?;
         create_private(&sockets)?;
         let socket_lock = lock(&sockets)?;
+        match crate::leftovers::end(&sockets) {
+            Ok(0) => {}
+            Ok(count) => tracing::warn!(count, "processes of an earlier run of this agent were ended"),
+            Err(error) => tracing::warn!(%error, "cannot look for processes of an earlier run"),
+        }
         remove_leftovers(&sockets)?;
         // A path that can never hold a name is found now and not with the first session.
         check_length(&sockets.join("executor-00000000.sock"))?;

@@ -62,6 +62,11 @@ impl Ledger {
         }
     }
 
+    /// The manager takes messages up to `bytes`.
+    pub fn limit_messages(&mut self, bytes: usize) {
+        self.results.lower_limit(bytes);
+    }
+
     /// A new executor.
     pub fn started(&mut self, id: ExecutorId, order: &StartExecutor) {
         self.executors.insert(

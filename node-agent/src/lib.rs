@@ -9,6 +9,7 @@ pub mod environment;
 pub mod executor;
 pub mod expand;
 pub mod ledger;
+pub mod leftovers;
 pub mod link;
 pub mod results;
 pub mod runtime;

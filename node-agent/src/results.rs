@@ -44,6 +44,11 @@ impl ResultBuffer {
         }
     }
 
+    /// The other side takes messages up to `limit` bytes; never raises the limit.
+    pub fn lower_limit(&mut self, limit: usize) {
+        self.limit = self.limit.min(limit);
+    }
+
     /// Adds a result. One that the link cannot carry becomes a failure that says so.
     pub fn push(&mut self, mut result: TaskDone) {
         if let Some(message) = &mut result.message {
@@ -220,7 +225,9 @@ mod tests {
 
     #[test]
     fn an_output_that_no_message_can_carry_fails_the_task_with_the_numbers() {
-        let mut buffer = ResultBuffer::new(64 << 10);
+        let mut buffer = ResultBuffer::new(1 << 20);
+        buffer.lower_limit(64 << 10);
+        buffer.lower_limit(2 << 20);
         buffer.push(done(1, 100 << 10));
         let batch = buffer.next_batch().expect("the failure");
         let result = &batch.results[0];

@@ -149,9 +149,11 @@ async fn services_do_not_outlive_a_killed_agent_and_a_new_one_clears_up() {
     let mut manager = Manager::start().await;
     let mut agent = Agent::start(manager.address);
     let (mut link, _) = manager.welcome().await;
-    link.bind(order("e1", "ok")).await;
+    link.bind(order("e1", "with-child")).await;
     let (_, pid) = link.run("e1", 1, "pid").await;
     let service = Watched::new(pid.parse().expect("a pid")).expect("it lives");
+    let child = std::fs::read_to_string(agent.path("work/executors/node-1/e1/child")).expect("written");
+    let child = Watched::new(child.parse().expect("a pid")).expect("it lives");
     agent.signal(Signal::KILL);
     agent.exit().await;
     service.gone().await;
@@ -163,6 +165,7 @@ async fn services_do_not_outlive_a_killed_agent_and_a_new_one_clears_up() {
         .expect("the agent starts");
     let (mut link, hello) = manager.welcome().await;
     assert!(hello.executors.is_empty());
+    child.gone().await;
     assert_eq!(agent.list("work/sockets"), [""; 0]);
     assert_eq!(agent.list("work/executors/node-1"), [""; 0]);
     within(link.bind(order("e1", "ok"))).await;
