@@ -127,6 +127,14 @@ impl Manifest {
         self.directories.iter().any(|directory| directory.path == path)
     }
 
+    /// The units that can be enabled: a slice comes with what is in it.
+    pub(crate) fn installable(&self) -> impl Iterator<Item = &str> {
+        self.units
+            .iter()
+            .map(String::as_str)
+            .filter(|unit| !unit.ends_with(".slice"))
+    }
+
     /// The services among the units.
     pub(crate) fn services(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.units

@@ -51,7 +51,7 @@ pub(crate) fn run(host: &dyn Host, args: &StatusArgs, output: &mut Output<'_>) -
     let hint = if manifest.systemd {
         "systemctl start flame.target starts what is enabled"
     } else {
-        "start them"
+        "each is started with --config PREFIX/conf/flame-cluster.yaml and FLAME_HOME=PREFIX"
     };
     Err(Failure::new(Kind::Start, format!("not active: {}", inactive.join(", "))).hint(hint))
 }

@@ -19,6 +19,7 @@ use plan::Plan;
 use step::{Status, Step, Undo};
 
 pub(crate) use plan::ACCOUNTS;
+pub(crate) use step::replaced;
 
 /// Installs, or brings an installation up to date.
 ///
@@ -60,22 +61,23 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         prefix.path().display()
     ));
     if !args.enable {
-        next_step(&plan.manifest, &changed, output);
+        next_step(&plan.manifest, old.as_ref(), &changed, output);
     }
     Ok(())
 }
 
-fn next_step(manifest: &Manifest, changed: &[&Step], output: &mut Output<'_>) {
-    if !manifest.units.is_empty() {
-        let enable =
-            "The services are not enabled; to start them now and at every boot, use install --enable";
-        output.line(&format!(
-            "{enable}, or: systemctl enable --now {}",
-            manifest.units.join(" ")
-        ));
-        if changed.iter().any(|step| matches!(step, Step::Program { .. })) {
-            output.line("Services that ran before still run the old programs until they are restarted.");
-        }
+fn next_step(manifest: &Manifest, old: Option<&Manifest>, changed: &[&Step], output: &mut Output<'_>) {
+    let installable: Vec<&str> = manifest.installable().collect();
+    if installable.is_empty() {
+        return;
+    }
+    output.line(&format!(
+        "To start the services now and at every boot, use install --enable, or: systemctl enable --now {}",
+        installable.join(" ")
+    ));
+    let updated = changed.iter().any(|step| matches!(step, Step::Program { .. }));
+    if updated && old.is_some_and(Manifest::is_installed) {
+        output.line("Services that run already keep their old programs until they are restarted.");
     }
 }
 

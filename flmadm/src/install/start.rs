@@ -34,12 +34,7 @@ pub(super) fn run(
         return Ok(Vec::new());
     }
     let systemd = host.systemd()?;
-    let installable: Vec<&str> = manifest
-        .units
-        .iter()
-        .map(String::as_str)
-        .filter(|u| !u.ends_with(".slice"))
-        .collect();
+    let installable: Vec<&str> = manifest.installable().collect();
     systemd.enable(&installable)?;
     // Enabling made links that the running manager has not read.
     systemd.reload()?;

@@ -289,7 +289,7 @@ fn replacing(path: &Path, change: impl FnOnce() -> Outcome<()>) -> Outcome<Undo>
     if path.symlink_metadata().is_err() {
         return change().map(|()| Undo::Remove(path.to_path_buf()));
     }
-    let saved = with_ending(path, REPLACED);
+    let saved = replaced(path);
     remove(&saved)?;
     // A second name for the old file costs nothing and keeps a running program's contents.
     std::fs::hard_link(path, &saved).map_err(|error| Failure::path("keep the old", path, error))?;
@@ -308,6 +308,11 @@ fn replacing(path: &Path, change: impl FnOnce() -> Outcome<()>) -> Outcome<Undo>
             }
         }
     }
+}
+
+/// Where the file that was at `path` waits while an installation is under way.
+pub(crate) fn replaced(path: &Path) -> PathBuf {
+    with_ending(path, REPLACED)
 }
 
 fn with_ending(path: &Path, ending: &str) -> PathBuf {

@@ -20,6 +20,8 @@ pub(super) fn files(prefix: &Prefix, manifest: &Manifest, preserved: &[PathBuf])
         // Units were removed before, with a look at whose they are.
         if record.kind != FileKind::Unit && inside(&record.path) && !is_preserved(&record.path) {
             file(&record.path)?;
+            // Left by an installation that was killed.
+            file(&crate::install::replaced(&record.path))?;
         }
     }
     let mut kept = preserved.clone();

@@ -84,6 +84,16 @@ fn files_of_the_user_stay() {
 }
 
 #[test]
+fn what_a_killed_installation_left_is_removed() {
+    let host = installed();
+    std::fs::write(host.path("opt/flame/bin/flmctl.flmadm-replaced"), "older").expect("written");
+    // Killed right after the manifest, an installation has few of the files that it lists.
+    std::fs::remove_file(host.path("opt/flame/bin/flmping")).expect("removed");
+    uninstall(&host, "--no-backup").expect("removed");
+    assert!(!host.path("opt/flame").exists());
+}
+
+#[test]
 fn a_running_cluster_is_not_pulled_away() {
     let mut host = installed();
     host.processes = vec![Process {
