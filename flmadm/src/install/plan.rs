@@ -251,6 +251,10 @@ impl Planner<'_> {
                 self.manifest.files.push(file.clone());
             }
         }
+        // In one order, so that a run without a change writes the same manifest.
+        self.manifest
+            .files
+            .sort_by(|one, other| one.path.cmp(&other.path));
         let place = self
             .steps
             .iter()

@@ -40,20 +40,21 @@ pub(super) fn run(
     systemd.reload()?;
     for service in manifest.services() {
         let stale = changed.iter().any(|step| affects(host, manifest, step, service));
-        // Stopped first if it hangs between two failed starts with the old program.
-        if systemd.status(service)?.active_state == "active" {
-            if stale {
-                systemd
-                    .restart(service)
-                    .map_err(|failure| explain(failure, service))?;
+        let state = systemd.status(service)?.active_state;
+        let done = match state.as_str() {
+            "active" if !stale => Ok(()),
+            "inactive" | "failed" => {
+                output.progress(&format!("start of {service}"));
+                systemd.reset_failed(service)?;
+                systemd.start(service)
             }
-        } else {
-            output.progress(&format!("start of {service}"));
-            systemd.reset_failed(service)?;
-            systemd
-                .start(service)
-                .map_err(|failure| explain(failure, service))?;
-        }
+            // Also between two failed starts: a plain start would wait for the next of them.
+            _ => {
+                output.progress(&format!("restart of {service}"));
+                systemd.restart(service)
+            }
+        };
+        done.map_err(|failure| explain(failure, service))?;
     }
     systemd
         .start(TARGET)

@@ -143,7 +143,9 @@ fn services_are_enabled_started_and_restarted_only_if_changed() {
             "start flame.target",
         ]
     );
+    let before = host.listing();
     install_services(&host, "--all --enable").expect("installed");
+    assert_eq!(host.listing(), before);
     assert!(!host.calls().iter().any(|call| call.starts_with("restart")));
     std::fs::write(host.path("built/flame-node-agent"), "a newer agent").expect("written");
     install_services(&host, "--all --enable").expect("installed");
