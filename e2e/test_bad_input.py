@@ -203,10 +203,11 @@ def test_a_service_that_cannot_start_is_an_error_of_its_own(machine):
     """Exit code 5, and the reason: here, another program has the port."""
     listen = "import socket, time\ns = socket.create_server(('0.0.0.0', 8080))\ntime.sleep(60)\n"
     machine.node.write("/opt/listen.py", listen)
-    machine.run(["systemd-run", "--unit=taken", "python3", "/opt/listen.py"])
+    program = machine.node.background(["python3", "/opt/listen.py"])
     machine.node.wait_until(["sh", "-c", "ss -ltn | grep -q :8080"])
     result = machine.install("--all", "--enable", check=False)
-    machine.run(["systemctl", "stop", "taken"])
+    machine.run(["pkill", "--full", "listen.py"])
+    assert not program.result().ok
     assert result.returncode == START, result
     assert "flame-session-manager" in result.stderr
     machine.run([FLMADM, "uninstall", "--no-backup", "--force", "--remove-user"])

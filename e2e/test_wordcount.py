@@ -6,31 +6,34 @@ import sys
 from pathlib import Path
 
 import pytest
+from cluster import ROOT
 
 TEXTS = Path("/usr/share/common-licenses")
+PYTHON_SERVICE = ROOT / "examples/wordcount/wordcount_service.py"
+FLAGS = {
+    "wordcount": [],
+    "wordcount-py": ["--register-command", sys.executable, "--script", PYTHON_SERVICE],
+}
 
 
 def wc(folder):
     """What wc says about all regular files below a folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    printed = subprocess.run(["wc", *files], check=True, capture_output=True, text=True).stdout.splitlines()
-    lines, words, size = printed[-1].split()[:3]
+    printed = subprocess.run(["wc", *files], check=True, capture_output=True, env={"LC_ALL": "C"}).stdout
+    lines, words, size = printed.splitlines()[-1].split()[:3]
     return {"lines": int(lines), "words": int(words), "bytes": int(size)}
 
 
 def count(cluster, folder, *flags):
     """What the example says."""
-    printed = cluster.tool(
-        "wordcount", folder, "--output", "json", *flags, env={"FLAME_PYTHON": sys.executable}
-    ).stdout
-    report = json.loads(printed)
-    totals = report.get("totals", report.get("total", report))
-    return {key: totals[key] for key in ("lines", "words", "bytes")}
+    report = json.loads(cluster.tool("wordcount", folder, "--output", "json", *flags).stdout)
+    assert report["errors"] == []
+    return {key: report["total"][key] for key in ("lines", "words", "bytes")}
 
 
-@pytest.mark.parametrize("application", ["wordcount", "wordcount-py"])
+@pytest.mark.parametrize("application", list(FLAGS))
 def test_totals_are_those_of_wc(local_cluster, application):
-    assert count(local_cluster, TEXTS, "--application", application) == wc(TEXTS)
+    assert count(local_cluster, TEXTS, "--application", application, *FLAGS[application]) == wc(TEXTS)
 
 
 def test_texts_of_every_kind(local_cluster, tmp_path):

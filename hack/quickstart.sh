@@ -54,9 +54,10 @@ wordcount
 
 if "$FLAME_ROOT/hack/setup.sh" python && python=$("$FLAME_ROOT/hack/python-env.sh" venv); then
     headline "the same with a Python service (flamepy from PyPI)"
-    FLAME_PYTHON=$python wordcount --application wordcount-py
+    wordcount --application wordcount-py --register-command "$python" \
+        --script "$FLAME_ROOT/examples/wordcount/wordcount_service.py"
 else
     headline "the Python service is left out: flamepy could not be installed"
 fi
 headline "wc says"
-find -L "$TEXTS" -type f -exec cat {} + | wc
+find -L "$TEXTS" -type f -exec cat {} + | LC_ALL=C wc
