@@ -180,9 +180,9 @@ fn an_application_with_open_sessions_stays_as_it_is() {
         };
         bed.run(|core, _, fx| core.update_application(&app, spec, fx))
     };
-    assert!(invalid(update(&mut bed)).contains("1 open sessions"));
+    assert!(invalid(update(&mut bed)).contains("1 open session;"));
     assert!(
-        invalid(bed.run(|core, _, fx| core.unregister_application(&app, fx))).contains("1 open sessions")
+        invalid(bed.run(|core, _, fx| core.unregister_application(&app, fx))).contains("1 open session;")
     );
     bed.run(|core, now, fx| core.close_session("s", now, fx))
         .expect("closed");
