@@ -18,7 +18,7 @@ use crate::capacity;
 use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, GRACE, Happened, Host, LEAVE_LIMIT};
 use crate::ledger::Ledger;
 use crate::link::{Link, LinkEvent};
-use crate::status::StatusLine;
+use crate::status::{News, StatusLine};
 
 /// Events handled between two looks at everything else.
 const EVENTS_AT_ONCE: usize = 256;
@@ -206,18 +206,19 @@ impl Agent {
             LinkEvent::Welcome(welcome) => self.on_welcome(&welcome),
             LinkEvent::Message(message) => self.on_message(*message),
             LinkEvent::Refused(reason) => {
-                if self.status.refused(&reason) {
+                if self.status.refused(&reason) != News::Nothing {
                     tracing::error!(node = %self.identity.node, "the session manager refused this node: {reason}");
                 }
                 self.heartbeat = None;
             }
             LinkEvent::Down(reason) => {
-                if self.status.waiting(&reason) {
-                    tracing::warn!(
-                        node = %self.identity.node,
-                        "no link to the session manager at {}; retrying: {reason}",
-                        self.link.url()
-                    );
+                let (node, url) = (&self.identity.node, self.link.url());
+                match self.status.waiting(&reason) {
+                    News::State => {
+                        tracing::warn!(%node, "no link to the session manager at {url}; retrying: {reason}");
+                    }
+                    News::Reason => tracing::info!(%node, "still no link: {reason}"),
+                    News::Nothing => {}
                 }
                 self.heartbeat = None;
             }

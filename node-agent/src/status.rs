@@ -17,11 +17,24 @@ enum LinkStatus {
     Registered,
 }
 
+/// What a report about the link changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// Nothing: the same was said before.
+    Nothing,
+    /// The same state for another reason.
+    Reason,
+    /// Another state.
+    State,
+}
+
 /// What is told about the agent.
 pub struct StatusLine {
     notifier: Notifier,
     url: String,
     link: LinkStatus,
+    /// The link was heard of.
+    reported: bool,
     executors: usize,
     tasks: u64,
     published: String,
@@ -38,6 +51,7 @@ impl StatusLine {
             notifier,
             url: url.to_owned(),
             link: LinkStatus::Waiting("connecting".to_owned()),
+            reported: false,
             executors: 0,
             tasks: 0,
             published: String::new(),
@@ -53,13 +67,13 @@ impl StatusLine {
         self.set(LinkStatus::Registered);
     }
 
-    /// There is no link. Returns whether that is news.
-    pub fn waiting(&mut self, reason: &str) -> bool {
+    /// There is no link.
+    pub fn waiting(&mut self, reason: &str) -> News {
         self.set(LinkStatus::Waiting(reason.to_owned()))
     }
 
-    /// The manager does not want this node. Returns whether that is news.
-    pub fn refused(&mut self, reason: &str) -> bool {
+    /// The manager does not want this node.
+    pub fn refused(&mut self, reason: &str) -> News {
         self.set(LinkStatus::Refused(reason.to_owned()))
     }
 
@@ -90,12 +104,19 @@ impl StatusLine {
         }
     }
 
-    fn set(&mut self, link: LinkStatus) -> bool {
-        let news = self.link != link;
-        if news {
-            self.link = link;
-            self.changed();
+    fn set(&mut self, link: LinkStatus) -> News {
+        if self.link == link {
+            return News::Nothing;
         }
+        let same_state = std::mem::discriminant(&self.link) == std::mem::discriminant(&link);
+        // Waiting is also how it begins, but the first failure is news.
+        let news = match same_state && self.reported {
+            true => News::Reason,
+            false => News::State,
+        };
+        self.link = link;
+        self.reported = true;
+        self.changed();
         news
     }
 
@@ -152,17 +173,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_failure_is_news_once() {
+    async fn a_failure_is_news_once_and_another_reason_is_less() {
         let mut line = StatusLine::new(Notifier::from_env(), URL);
-        assert!(line.waiting("connection refused"));
-        assert!(!line.waiting("connection refused"));
-        assert!(line.waiting("no route to host"));
-        assert!(line.refused("name taken"));
+        assert_eq!(line.waiting("connection refused"), News::State);
+        assert_eq!(line.waiting("connection refused"), News::Nothing);
+        assert_eq!(line.waiting("no route to host"), News::Reason);
+        assert_eq!(line.refused("name taken"), News::State);
         assert_eq!(
             line.text(),
             "refused by session manager at http://manager:8081: name taken (0 executors, 0 tasks done)"
         );
         line.registered();
-        assert!(line.waiting("no route to host"));
+        assert_eq!(line.waiting("no route to host"), News::State);
     }
 }
