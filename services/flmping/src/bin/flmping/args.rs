@@ -39,6 +39,9 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(crate) window: u64,
+    /// HTTP/2 connections to spread the requests over [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub(crate) connections: Option<u64>,
     /// Session manager, e.g. http://10.0.0.1:8080.
     #[arg(short, long, value_name = "URL")]
     pub(crate) endpoint: Option<Endpoint>,

@@ -73,9 +73,11 @@ async fn ping(args: &Args) -> Result<ExitCode, Error> {
     })
 }
 
-/// One connection carries what one core can send; a benchmark spreads over two.
+/// One connection carries what one core can send.
 fn connections(args: &Args) -> usize {
-    if args.benchmark { 2 } else { 1 }
+    args.connections
+        .and_then(|number| usize::try_from(number).ok())
+        .unwrap_or(1)
 }
 
 /// Runs the tasks until the last one ends, the time is over or the user has enough.
