@@ -115,4 +115,6 @@ class LocalCluster:
         try:
             self.script("clean")
         finally:
-            shutil.rmtree(self.prefix, ignore_errors=True)
+            # With it go the backups that an uninstall made beside it.
+            for folder in [self.prefix, *self.prefix.parent.glob(f"{self.prefix.name}.backup.*")]:
+                shutil.rmtree(folder, ignore_errors=True)
