@@ -18,7 +18,11 @@ impl From<Resources> for v1::ResourceRequirement {
 impl From<&v1::ResourceRequirement> for Resources {
     /// A negative number of devices, which only a broken client sends, counts as none.
     fn from(wire: &v1::ResourceRequirement) -> Self {
-        Self { cpu: wire.cpu, memory: wire.memory, gpu: u32::try_from(wire.gpu).unwrap_or(0) }
+        Self {
+            cpu: wire.cpu,
+            memory: wire.memory,
+            gpu: u32::try_from(wire.gpu).unwrap_or(0),
+        }
     }
 }
 
