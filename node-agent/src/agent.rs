@@ -176,6 +176,7 @@ impl Agent {
     fn on_event(&mut self, id: &ExecutorId, happened: Happened) {
         match happened {
             Happened::Done(done) => self.ledger.done(done),
+            Happened::Returned(tasks) => self.ledger.returned(id.as_str(), tasks),
             Happened::Bound => {
                 tracing::info!(executor = %id, session = self.ledger.session(id.as_str()), "executor bound");
                 self.ledger.bound(id.as_str());
@@ -263,6 +264,13 @@ impl Agent {
                     let _ = commands.send(Command::Tasks(batch.tasks));
                 }
             }
+            to_agent::Message::Recall(order) => match self.commands.get(order.executor_id.as_str()) {
+                Some(commands) => {
+                    // If it ends at this moment, its end tells what is lost.
+                    let _ = commands.send(Command::Recall);
+                }
+                None => self.ledger.repeat(&order.executor_id),
+            },
             to_agent::Message::Ack(ack) => self.ledger.acknowledged(ack.sequence),
             // The link has handled these.
             to_agent::Message::Welcome(_) | to_agent::Message::Refuse(_) => {}
@@ -349,6 +357,7 @@ impl Agent {
         self.notifier.stopping();
         self.notifier.extend_timeout(STOP_LIMIT);
         tracing::info!(executors = self.ledger.live(), "stopping: executors are released");
+        self.ledger.stopping("the node agent is stopping");
         for commands in self.commands.values() {
             // One that has just ended needs no release.
             let _ = commands.send(Command::Release);

@@ -5,8 +5,8 @@ use std::collections::{HashMap, VecDeque};
 
 use flame_core::ExecutorId;
 use flame_rpc::node::{
-    ExecutorPhase, ExecutorUpdate, RunningExecutor, StartExecutor, TaskAttempt, TaskDone, TaskItem,
-    from_agent,
+    Draining, ExecutorPhase, ExecutorUpdate, Returned, RunningExecutor, StartExecutor, TaskAttempt, TaskDone,
+    TaskItem, from_agent,
 };
 use flame_rpc::v1::ResourceRequirement;
 
@@ -21,6 +21,10 @@ pub struct Ledger {
     results: ResultBuffer,
     /// To be sent after the results that came before.
     updates: VecDeque<ExecutorUpdate>,
+    /// Recalled tasks. After a reconnect Hello tells the same by not listing them.
+    returned: VecDeque<Returned>,
+    /// Why the agent is stopping, and whether the manager was told on the present link.
+    stopping: Option<(String, bool)>,
     tasks_done: u64,
 }
 
@@ -58,6 +62,8 @@ impl Ledger {
             executors: HashMap::new(),
             results: ResultBuffer::new(max_message_size),
             updates: VecDeque::new(),
+            returned: VecDeque::new(),
+            stopping: None,
             tasks_done: 0,
         }
     }
@@ -65,6 +71,11 @@ impl Ledger {
     /// The manager takes messages up to `bytes`.
     pub fn limit_messages(&mut self, bytes: usize) {
         self.results.lower_limit(bytes);
+    }
+
+    /// The agent takes no more work, which the manager has to know.
+    pub fn stopping(&mut self, reason: &str) {
+        self.stopping = Some((reason.to_owned(), false));
     }
 
     /// A new executor.
@@ -172,6 +183,19 @@ impl Ledger {
         self.results.push(done);
     }
 
+    /// Recalled tasks are out of this agent's hands.
+    pub fn returned(&mut self, id: &str, tasks: Vec<TaskAttempt>) {
+        if let Some(entry) = self.executors.get_mut(id) {
+            for attempt in &tasks {
+                remove(&mut entry.in_hand, *attempt);
+            }
+        }
+        self.returned.push_back(Returned {
+            executor_id: id.to_owned(),
+            tasks,
+        });
+    }
+
     /// The executor is no more; what it had in hand is lost.
     pub fn ended(&mut self, id: &str, ended: &Ended) {
         let Some(entry) = self.executors.get_mut(id) else {
@@ -217,6 +241,10 @@ impl Ledger {
     /// have heard is to be sent again after it. Nothing else of the old link remains.
     pub fn reconnected(&mut self) -> Vec<RunningExecutor> {
         self.results.rewind();
+        self.returned.clear();
+        if let Some((_, told)) = &mut self.stopping {
+            *told = false;
+        }
         let ends = self.executors.values().filter_map(|entry| entry.end.as_ref());
         self.updates = ends.map(|end| end.update.clone()).collect();
         self.executors
@@ -240,20 +268,35 @@ impl Ledger {
     /// Whether there is something to send on the present link.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
-        self.results.has_unsent() || !self.updates.is_empty()
+        self.results.has_unsent()
+            || !self.updates.is_empty()
+            || !self.returned.is_empty()
+            || self.must_say_draining()
+    }
+
+    fn must_say_draining(&self) -> bool {
+        matches!(self.stopping, Some((_, false)))
     }
 
     /// Whether all is sent and all results are acknowledged.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.results.is_empty() && self.updates.is_empty()
+        self.results.is_empty() && self.updates.is_empty() && self.returned.is_empty()
     }
 
     /// What to send next on the present link, counted as sent from now on. Results go before
     /// updates: whoever hears of an executor's end has its results already.
     pub fn next_message(&mut self) -> Option<from_agent::Message> {
+        if let Some((reason, told @ false)) = &mut self.stopping {
+            *told = true;
+            let reason = reason.clone();
+            return Some(from_agent::Message::Draining(Draining { reason }));
+        }
         if let Some(batch) = self.results.next_batch() {
             return Some(from_agent::Message::Results(batch));
+        }
+        if let Some(returned) = self.returned.pop_front() {
+            return Some(from_agent::Message::Returned(returned));
         }
         let update = self.updates.pop_front()?;
         if let Some(entry) = self.executors.get_mut(update.executor_id.as_str()) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flame_core::ExecutorId;
-use flame_rpc::node::{StartExecutor, TaskDone, TaskItem};
+use flame_rpc::node::{StartExecutor, TaskAttempt, TaskDone, TaskItem};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
 
@@ -61,6 +61,8 @@ pub struct Host {
 pub enum Command {
     /// More tasks, run in order, one at a time.
     Tasks(Vec<TaskItem>),
+    /// Give back the tasks that have not begun.
+    Recall,
     /// End it. Tasks that have not begun are lost.
     Release,
 }
@@ -72,6 +74,8 @@ pub enum Happened {
     Bound,
     /// A task has ended.
     Done(TaskDone),
+    /// These tasks have not begun and will not: they were recalled.
+    Returned(Vec<TaskAttempt>),
     /// The executor is gone; always the last.
     Ended(Ended),
 }
@@ -113,6 +117,8 @@ pub async fn run(
     events: UnboundedSender<Event>,
 ) {
     let mut inbox = Inbox {
+        id: id.clone(),
+        events: events.clone(),
         commands,
         queue: VecDeque::new(),
         released: false,
@@ -221,6 +227,8 @@ fn obituary(exit: Exit, process: &dyn Running) -> String {
 
 /// Commands as they come, and the tasks among them that wait for their turn.
 struct Inbox {
+    id: ExecutorId,
+    events: UnboundedSender<Event>,
     /// Unbounded so that the agent's loop never waits for one executor; the session manager's
     /// credits bound what is in it.
     commands: UnboundedReceiver<Command>,
@@ -233,8 +241,19 @@ impl Inbox {
     async fn take(&mut self) {
         match self.commands.recv().await {
             Some(Command::Tasks(tasks)) => self.queue.extend(tasks),
+            Some(Command::Recall) => self.give_back(),
             Some(Command::Release) | None => self.released = true,
         }
+    }
+
+    fn give_back(&mut self) {
+        let attempt = |task: TaskItem| TaskAttempt {
+            task_id: task.task_id,
+            attempt: task.attempt,
+        };
+        let tasks = self.queue.drain(..).map(attempt).collect();
+        let told = self.events.send((self.id.clone(), Happened::Returned(tasks)));
+        self.released |= told.is_err();
     }
 
     /// Completes when the executor shall end; collects tasks meanwhile.

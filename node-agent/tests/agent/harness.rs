@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use flame_rpc::node::node_link_server::{NodeLink, NodeLinkServer};
 use flame_rpc::node::{
-    ExecutorPhase, ExecutorUpdate, FromAgent, Hello, ReleaseExecutor, ResultAck, ResultBatch, StartExecutor,
-    TaskBatch, TaskItem, ToAgent, Welcome, from_agent, to_agent,
+    ExecutorPhase, ExecutorUpdate, FromAgent, Hello, Recall, ReleaseExecutor, ResultAck, ResultBatch,
+    StartExecutor, TaskBatch, TaskItem, ToAgent, Welcome, from_agent, to_agent,
 };
 use flame_rpc::v1::{ApplicationSpec, Environment};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
@@ -174,6 +174,12 @@ impl Link {
             tasks: tasks.collect(),
         }))
         .await;
+    }
+
+    /// Asks for the tasks that have not begun.
+    pub(crate) async fn recall(&self, executor: &str) {
+        let executor_id = executor.to_owned();
+        self.send(to_agent::Message::Recall(Recall { executor_id })).await;
     }
 
     pub(crate) async fn ack(&self, sequence: u64) {

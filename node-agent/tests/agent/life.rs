@@ -85,6 +85,29 @@ async fn a_release_lets_the_running_task_finish() {
 }
 
 #[tokio::test]
+async fn recalled_tasks_are_given_back_and_the_running_one_goes_on() {
+    let mut manager = Manager::start().await;
+    let agent = Agent::start(manager.address);
+    let (mut link, _) = manager.welcome().await;
+    link.bind(order("e1", "ok")).await;
+    let flag = agent.path("flag");
+    link.tasks("e1", 1, &[&format!("until:{}", flag.display()), "behind", "last"])
+        .await;
+    link.recall("e1").await;
+    let returned = match link.next_news().await {
+        from_agent::Message::Returned(returned) => returned,
+        other => panic!("{other:?}"),
+    };
+    let tasks: Vec<u64> = returned.tasks.iter().map(|task| task.task_id).collect();
+    assert_eq!((returned.executor_id.as_str(), tasks), ("e1", vec![2, 3]));
+    std::fs::write(&flag, "").expect("writable");
+    let batch = link.batch().await;
+    assert_eq!((batch.results.len(), batch.results[0].task_id), (1, 1));
+    link.ack(batch.sequence).await;
+    assert_eq!(link.run("e1", 2, "again").await, (0, "again".to_owned()));
+}
+
+#[tokio::test]
 async fn a_release_ends_a_task_and_a_process_that_do_not_end_by_themselves() {
     let mut manager = Manager::start().await;
     let _agent = Agent::start(manager.address);
@@ -110,6 +133,7 @@ async fn an_orderly_stop_leaves_no_process_and_says_so() {
     let child = std::fs::read_to_string(agent.path("work/executors/node-1/e1/child")).expect("written");
     let processes = [&pid, &child].map(|pid| Watched::new(pid.parse().expect("a pid")).expect("it lives"));
     agent.signal(Signal::TERM);
+    assert!(matches!(link.next_news().await, from_agent::Message::Draining(_)));
     assert_eq!(link.update().await.phase(), ExecutorPhase::Released);
     assert!(matches!(link.next_news().await, from_agent::Message::Leave(_)));
     drop(link);
@@ -130,13 +154,9 @@ async fn a_second_signal_ends_the_agent_and_its_services_at_once() {
     let service = Watched::new(pid.parse().expect("a pid")).expect("it lives");
     link.tasks("e1", 2, &["for-ever"]).await;
     agent.signal(Signal::TERM);
-    // A stopping node takes no new executor; the answer says that the signal has arrived.
+    assert!(matches!(link.next_news().await, from_agent::Message::Draining(_)));
     link.start(order("e2", "ok")).await;
-    let mut answer = link.update().await;
-    while answer.phase() == ExecutorPhase::Bound {
-        link.start(order("e3", "ok")).await;
-        answer = link.update().await;
-    }
+    let answer = link.update().await;
     assert_eq!(answer.phase(), ExecutorPhase::BindFailed);
     assert!(answer.message.contains("stopping"), "{}", answer.message);
     agent.signal(Signal::INT);

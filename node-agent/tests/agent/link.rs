@@ -22,6 +22,7 @@ async fn a_manager_that_comes_late_is_waited_for_and_logged_once() {
     let (mut link, _) = manager.welcome().await;
     assert!(matches!(link.next().await, from_agent::Message::Heartbeat(_)));
     agent.signal(Signal::TERM);
+    assert!(matches!(link.next_news().await, from_agent::Message::Draining(_)));
     assert!(matches!(link.next_news().await, from_agent::Message::Leave(_)));
     drop(link);
     assert_eq!(agent.exit().await.code(), Some(0));

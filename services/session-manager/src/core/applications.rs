@@ -157,8 +157,10 @@ impl Core {
             .filter(|s| s.is_open() && s.row.application == *name)
             .count();
         if open > 0 {
+            let sessions = if open == 1 { "session" } else { "sessions" };
+            let sessions = if open == 1 { "session" } else { "sessions" };
             let text =
-                format!("application {name} has {open} open sessions; close them before it is {action}");
+                format!("application {name} has {open} open {sessions}; close them before it is {action}");
             return Err(CoreError::Invalid(text));
         }
         Ok(())

@@ -60,6 +60,8 @@ impl Core {
             state: ExecutorState::Binding,
             tasks: Default::default(),
             done: 0,
+            progress: Duration::ZERO,
+            recalled: false,
         };
         fx.order(link, Message::Start(start));
         self.executors.insert(id, executor);

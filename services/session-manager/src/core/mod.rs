@@ -9,6 +9,7 @@ mod executors;
 mod model;
 mod nodes;
 mod policy;
+mod prefetch;
 mod reconcile;
 mod scheduler;
 mod sessions;
@@ -145,6 +146,8 @@ pub struct Core {
     dirty: bool,
     /// When the scheduler has to look again although nothing changed.
     recheck_at: Option<Duration>,
+    /// When executors that have tasks in advance are looked at, see `prefetch.rs`.
+    stall_check_at: Option<Duration>,
     generation: u32,
     last_attempt: u32,
     last_executor: u64,
@@ -167,6 +170,7 @@ impl Core {
             touched: BTreeSet::new(),
             dirty: true,
             recheck_at: None,
+            stall_check_at: None,
             generation: snapshot.generation,
             last_attempt: 0,
             last_executor: 0,
@@ -192,6 +196,7 @@ impl Core {
     pub fn settle(&mut self, now: Now, fx: &mut Effects) {
         self.check_nodes(now, fx);
         self.release_idle(now, fx);
+        self.recall_from_stalled(now, fx);
         for key in std::mem::take(&mut self.touched) {
             self.dispatch(key, now, fx);
         }
@@ -210,7 +215,11 @@ impl Core {
             .executors
             .values()
             .filter_map(|executor| self.idle_deadline(executor));
-        nodes.chain(idle).chain(self.recheck_at).min()
+        nodes
+            .chain(idle)
+            .chain(self.recheck_at)
+            .chain(self.stall_check_at)
+            .min()
     }
 
     /// Numbers for the daemon's STATUS line.

@@ -150,6 +150,8 @@ pub(crate) struct Session {
     pub(crate) paused: bool,
     /// Since when it has work but no executor.
     pub(crate) waiting_since: Option<Duration>,
+    /// How long its tasks take, the latest counting most; unknown until the first result.
+    pub(crate) task_time: Option<Duration>,
 }
 
 /// A task that has not ended.
@@ -194,6 +196,7 @@ impl Session {
             retry_at: None,
             paused: false,
             waiting_since: None,
+            task_time: None,
         }
     }
 
@@ -298,6 +301,10 @@ pub(crate) struct Executor {
     pub(crate) tasks: BTreeMap<TaskId, u64>,
     /// Tasks it has finished.
     pub(crate) done: u64,
+    /// When it last finished a task, or was given one while it had none.
+    pub(crate) progress: Duration,
+    /// It was asked to give back the tasks that it has not begun, and has not answered.
+    pub(crate) recalled: bool,
 }
 
 /// Life of an executor as the session manager sees it.
@@ -375,6 +382,8 @@ pub(crate) struct Node {
     /// The stream to its agent, if there is one.
     pub(crate) link: Option<LinkId>,
     pub(crate) epoch: u64,
+    /// Its agent is stopping.
+    pub(crate) draining: bool,
     pub(crate) last_heard: Duration,
     pub(crate) last_heard_wall: i64,
     pub(crate) executors: BTreeSet<ExecutorId>,
@@ -385,7 +394,7 @@ pub(crate) struct Node {
 impl Node {
     /// Whether it may be given executors and tasks.
     pub(crate) fn takes_work(&self) -> bool {
-        self.state == NodeState::Ready && self.link.is_some()
+        self.state == NodeState::Ready && self.link.is_some() && !self.draining
     }
 
     pub(crate) fn free(&self) -> Resources {

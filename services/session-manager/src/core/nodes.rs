@@ -6,7 +6,7 @@ use flame_rpc::node::{self, from_agent, to_agent};
 use flame_rpc::v1;
 
 use super::model::{FORGET_AFTER, LOST_AFTER, SUSPECT_AFTER};
-use super::{Core, CoreError, Effects, LinkId, Node, NodeHello, NoticeLevel, Now};
+use super::{Core, CoreError, Effects, ExecutorState, LinkId, Node, NodeHello, NoticeLevel, Now};
 
 /// How often agents send a heartbeat, in milliseconds: three fit into the time after which a
 /// silent node is suspect.
@@ -38,6 +38,7 @@ impl Core {
             state: NodeState::Ready,
             link: Some(link),
             epoch,
+            draining: false,
             last_heard: now.mono,
             last_heard_wall: now.wall,
             executors: known.0,
@@ -98,6 +99,8 @@ impl Core {
                     }),
                 );
             }
+            from_agent::Message::Returned(returned) => self.tasks_returned(returned, now, fx),
+            from_agent::Message::Draining(draining) => self.node_draining(&name, &draining.reason, fx),
             from_agent::Message::Leave(leave) => self.node_left(&name, &leave.reason, now, fx),
         }
     }
@@ -131,6 +134,33 @@ impl Core {
     pub fn get_node(&self, name: &str) -> Result<v1::Node, CoreError> {
         let found = self.nodes.get(name).map(Node::view);
         found.ok_or_else(|| CoreError::NotFound(format!("node {name} not found")))
+    }
+
+    /// The node finishes what runs there and gets nothing new.
+    fn node_draining(&mut self, name: &NodeName, reason: &str, fx: &mut Effects) {
+        let Some(node) = self.nodes.get_mut(name.as_str()) else {
+            return;
+        };
+        node.draining = true;
+        let executors = node.executors.clone();
+        fx.notice(
+            NoticeLevel::Info,
+            format!("node {name} takes no more work: {reason}"),
+        )
+        .node = Some(name.clone());
+        for id in executors {
+            let Some(executor) = self.executors.get_mut(id.as_str()) else {
+                continue;
+            };
+            if let ExecutorState::Bound { .. } = executor.state {
+                executor.state = ExecutorState::Draining;
+                if let Some(session) = self.sessions.get_mut(&executor.session) {
+                    session.idle.retain(|idle| *idle != id);
+                }
+                self.recall(&id, fx);
+            }
+        }
+        self.dirty = true;
     }
 
     fn node_left(&mut self, name: &NodeName, reason: &str, now: Now, fx: &mut Effects) {

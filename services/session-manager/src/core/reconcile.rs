@@ -61,6 +61,8 @@ impl Core {
             executor.tasks.remove(task);
         }
         let key = executor.session;
+        // An answer may have been lost with the link.
+        executor.recalled = false;
         match executor.state {
             ExecutorState::Releasing => {
                 executor.state = ExecutorState::Draining;
@@ -81,7 +83,7 @@ impl Core {
     }
 
     /// As `executor_has_room`, for an executor that may be listed as idle already.
-    fn executor_has_room_once(&mut self, id: &ExecutorId, now: Now, fx: &mut Effects) {
+    pub(super) fn executor_has_room_once(&mut self, id: &ExecutorId, now: Now, fx: &mut Effects) {
         let Some(executor) = self.executors.get(id.as_str()) else {
             return;
         };
@@ -182,6 +184,8 @@ impl Core {
             },
             tasks,
             done: 1, // it was bound before, so its death is not a failure to bind
+            progress: now.mono,
+            recalled: false,
         };
         let notice = fx.notice(
             NoticeLevel::Info,

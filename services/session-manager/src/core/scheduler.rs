@@ -267,6 +267,7 @@ impl Core {
                 self.release(&id, "another session is to have its place", fx);
             } else {
                 executor.state = ExecutorState::Draining;
+                self.recall(&id, fx);
             }
         }
         let unit = pass.demands[at].claim.unit;

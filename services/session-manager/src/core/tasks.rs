@@ -1,6 +1,7 @@
 //! Tasks: created, handed out, ended, taken back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flame_core::state::TaskState;
@@ -80,7 +81,7 @@ impl Core {
         })
     }
 
-    /// Hands pending tasks of a session to its idle executors.
+    /// Hands pending tasks of a session to its idle executors, and then some in advance to all.
     pub(super) fn dispatch(&mut self, key: SessionKey, now: Now, fx: &mut Effects) {
         loop {
             let Some(session) = self.sessions.get_mut(&key) else {
@@ -91,49 +92,68 @@ impl Core {
             }
             // The executor that worked last has the warmest caches.
             let Some(executor) = session.idle.pop_front() else {
-                // More executors may be wanted.
-                self.dirty = true;
-                return;
+                break;
             };
-            if let Some(task) = session.pending.pop_first() {
-                self.hand_out(&executor, (key, task), now, fx);
-            }
+            self.hand_out(&executor, key, 1, now, fx);
         }
+        // More executors may be wanted.
+        self.dirty = true;
+        self.prefetch(key, now, fx);
     }
 
-    fn hand_out(&mut self, executor: &ExecutorId, (key, id): TaskKey, now: Now, fx: &mut Effects) {
-        let attempt = self.next_attempt();
-        let Some(found) = self.executors.get_mut(executor.as_str()) else {
-            return;
-        };
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return;
-        };
-        let Some(task) = session.live.get_mut(&id) else {
-            return;
-        };
-        task.phase = TaskPhase::Running {
-            executor: executor.clone(),
-            attempt,
-        };
-        task.started.get_or_insert(now.wall);
-        found.tasks.insert(id, attempt);
-        if let ExecutorState::Bound { idle_since, .. } = &mut found.state {
-            *idle_since = None;
+    /// Gives `executor` up to `count` pending tasks of its session.
+    pub(super) fn hand_out(
+        &mut self,
+        executor: &ExecutorId,
+        key: SessionKey,
+        count: usize,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let mut items = Vec::with_capacity(count);
+        for _ in 0..count {
+            let attempt = self.next_attempt();
+            let Some(found) = self.executors.get_mut(executor.as_str()) else {
+                return;
+            };
+            let Some(session) = self.sessions.get_mut(&key) else {
+                return;
+            };
+            let Some(id) = session.pending.pop_first() else {
+                break;
+            };
+            let Some(task) = session.live.get_mut(&id) else {
+                continue;
+            };
+            task.phase = TaskPhase::Running {
+                executor: executor.clone(),
+                attempt,
+            };
+            task.started.get_or_insert(now.wall);
+            items.push(node::TaskItem {
+                task_id: id,
+                attempt,
+                input: task.input.clone(),
+            });
+            if found.tasks.is_empty() {
+                found.progress = now.mono;
+            }
+            found.tasks.insert(id, attempt);
+            if let ExecutorState::Bound { idle_since, .. } = &mut found.state {
+                *idle_since = None;
+            }
+            if let Some(row) = session.live_row(id) {
+                fx.updates.push(Arc::new(row));
+            }
         }
-        let item = node::TaskItem {
-            task_id: id,
-            attempt,
-            input: task.input.clone(),
-        };
-        if let Some(row) = session.live_row(id) {
-            fx.updates.push(Arc::new(row));
-        }
-        let link = self.nodes.get(found.node.as_str()).and_then(|node| node.link);
-        if let Some(link) = link {
+        let node = self
+            .executors
+            .get(executor.as_str())
+            .and_then(|found| self.nodes.get(found.node.as_str()));
+        if let Some(link) = node.and_then(|node| node.link) {
             let batch = node::TaskBatch {
                 executor_id: executor.to_string(),
-                tasks: vec![item],
+                tasks: items,
             };
             fx.order(link, Message::Tasks(batch));
         }
@@ -152,6 +172,7 @@ impl Core {
         executor.tasks.remove(&done.task_id);
         executor.done += 1;
         let key = executor.session;
+        self.learn_task_time(key, Duration::from_micros(done.duration_us));
         let (state, message) = match done.return_code {
             0 => (TaskState::Succeed, None),
             code => {

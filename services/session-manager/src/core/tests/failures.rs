@@ -1,6 +1,6 @@
 //! Services, agents, links, nodes and the session manager itself die; no task is lost or ends twice.
 
-use flame_rpc::node::{Heartbeat, Leave};
+use flame_rpc::node::{Draining, Heartbeat, Leave};
 
 use super::*;
 use crate::store::StoredSession;
@@ -250,6 +250,25 @@ fn a_node_that_leaves_gives_its_tasks_back() {
     bed.started.clear();
     bed.node("other", 2);
     assert_eq!(bed.started.len(), 2);
+}
+
+/// A stopping agent was given executors again and again, which counted as failures to bind.
+#[test]
+fn a_node_that_is_stopping_gets_nothing_new_and_finishes_what_it_has() {
+    let (mut bed, link) = bound(2, 4);
+    bed.say(
+        link,
+        from_agent::Message::Draining(Draining {
+            reason: "SIGTERM".to_owned(),
+        }),
+    );
+    let before = bed.started.len();
+    bed.finish_handed(link);
+    assert_eq!(bed.ended.len(), 2);
+    assert!(bed.handed.is_empty() && bed.started.len() == before);
+    assert_eq!(bed.core.summary().pending, 2);
+    bed.node("other", 2);
+    assert_eq!(bed.started.len(), before + 2, "another node takes over");
 }
 
 /// The session manager starts anew: running executors go on, and their attempts count.

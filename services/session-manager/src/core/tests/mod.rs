@@ -2,6 +2,7 @@
 
 mod clients;
 mod failures;
+mod prefetch;
 mod scheduling;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub(super) struct Bed {
     pub(super) records: Vec<Record>,
     pub(super) ended: Vec<(TaskId, TaskState, Option<String>)>,
     pub(super) acks: Vec<u64>,
+    /// Executors whose tasks in advance were asked for.
+    pub(super) recalled: Vec<String>,
     last_link: LinkId,
 }
 
@@ -97,6 +100,7 @@ impl Bed {
             records: Vec::new(),
             ended: Vec::new(),
             acks: Vec::new(),
+            recalled: Vec::new(),
             last_link: 0,
         };
         if bed.core.applications.is_empty() {
@@ -127,6 +131,7 @@ impl Bed {
                             .map(|task| (batch.executor_id.clone(), task)),
                     );
                 }
+                Message::Recall(recall) => self.recalled.push(recall.executor_id),
                 Message::Ack(ack) => self.acks.push(ack.sequence),
                 Message::Welcome(_) | Message::Refuse(_) => {}
             }
@@ -239,6 +244,8 @@ impl Bed {
             task_id: task.task_id,
             attempt: task.attempt,
             return_code,
+            // So long that nothing is given in advance.
+            duration_us: 10_000_000,
             message: (return_code != 0).then(|| "it broke".to_owned()),
             ..TaskDone::default()
         }
