@@ -158,7 +158,6 @@ impl Core {
             .count();
         if open > 0 {
             let sessions = if open == 1 { "session" } else { "sessions" };
-            let sessions = if open == 1 { "session" } else { "sessions" };
             let text =
                 format!("application {name} has {open} open {sessions}; close them before it is {action}");
             return Err(CoreError::Invalid(text));

@@ -240,10 +240,10 @@ impl Core {
     fn make_room(&mut self, pass: &mut Pass, at: usize, now: Now, fx: &mut Effects) -> bool {
         let mut best: Option<((usize, usize), usize, Vec<ExecutorId>)> = None;
         for place in 0..pass.rooms.len() {
-            if let Some((cost, victims)) = self.victims(pass, at, place, now) {
-                if best.as_ref().is_none_or(|(known, ..)| cost < *known) {
-                    best = Some((cost, place, victims));
-                }
+            if let Some((cost, victims)) = self.victims(pass, at, place, now)
+                && best.as_ref().is_none_or(|(known, ..)| cost < *known)
+            {
+                best = Some((cost, place, victims));
             }
         }
         let Some((_, place, victims)) = best else {
