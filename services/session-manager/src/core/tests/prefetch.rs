@@ -80,7 +80,7 @@ fn tasks_behind_a_long_one_are_taken_back_and_run_elsewhere() {
     }
     assert!(bed.recalled.is_empty());
     bed.wait(Duration::from_millis(60));
-    assert_eq!(bed.recalled, [slow.clone()]);
+    assert_eq!(bed.recalled, std::slice::from_ref(&slow));
     bed.wait(Duration::from_millis(60));
     assert_eq!(bed.recalled.len(), 1, "asked once");
     let (_, behind) = bed.handed.remove(1);
