@@ -18,8 +18,6 @@ FLAME_E2E_PYTHON=$("$FLAME_ROOT/hack/python-env.sh" venv)
 as_root=()
 case $what in
     all)
-        FLAME_NODE_SITE=$("$FLAME_ROOT/hack/python-env.sh" site)
-        export FLAME_NODE_SITE
         selection=()
         if [ "$(id -u)" -ne 0 ]; then
             if ! command -v sudo >/dev/null || ! sudo -v; then
@@ -28,6 +26,8 @@ case $what in
             fi
             as_root=(sudo "--preserve-env=PATH,HOME,CI,FLAME_BIN_DIR,FLAME_NODE_SITE,FLAME_TEST_CACHE,FLAME_E2E_PREFIX")
         fi
+        FLAME_NODE_SITE=$("$FLAME_ROOT/hack/python-env.sh" site)
+        export FLAME_NODE_SITE
         ;;
     local) selection=(-m "not nodes") ;;
     python) selection=(-m "not nodes" -k "flamepy or wordcount") ;;
