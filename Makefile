@@ -86,7 +86,7 @@ setup: ## Install what the tests need and this machine lacks (Debian packages, c
 
 .PHONY: unit
 unit: ## Run the unit and component tests
-	cargo nextest run --workspace --locked
+	cargo nextest run --workspace --locked --no-fail-fast
 
 .PHONY: e2e
 e2e: setup build ## Run the end-to-end tests, on real systemd nodes too (root)
