@@ -206,7 +206,7 @@ def test_a_service_that_cannot_start_is_an_error_of_its_own(machine):
     program = machine.node.background(["python3", "/opt/listen.py"])
     machine.node.wait_until(["sh", "-c", "ss -ltn | grep -q :8080"])
     result = machine.install("--all", "--enable", check=False)
-    machine.run(["pkill", "--full", "listen.py"])
+    machine.run(["pkill", "--full", "[l]isten.py"])
     assert not program.result().ok
     assert result.returncode == START, result
     assert "flame-session-manager" in result.stderr

@@ -78,7 +78,7 @@ def test_a_link_is_cut_and_restored(bed):
     assert not one.run(["python3", "-c", FETCH], check=False).ok
     bed.restore(two)
     one.wait_until(["python3", "-c", FETCH])
-    two.run(["pkill", "--full", "http.server"])
+    two.run(["pkill", "--full", "[h]ttp.server"])
     assert server.result().returncode != 0
 
 
