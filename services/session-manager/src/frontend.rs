@@ -388,7 +388,7 @@ impl Frontend for FrontendService {
             .read(move |core, _, _| core.get_task(&request.session_id, id))
             .await?;
         let row = match found {
-            Found::Live(row) => row,
+            Found::AtHand(row) => row,
             Found::InStore(key) => {
                 let stored = self.stored(move |reader| reader.task(key, id)).await?;
                 let missing = || Status::not_found(format!("task {id} of session {session} not found"));
@@ -412,7 +412,7 @@ impl Frontend for FrontendService {
         let begun = self.engine.read(move |core, _, _| {
             let found = core.get_task(&name, id)?;
             let key = match &found {
-                Found::Live(row) => row.session,
+                Found::AtHand(row) => row.session,
                 Found::InStore(key) => *key,
             };
             Ok((found, engine.watch((key, id))))
@@ -424,7 +424,7 @@ impl Frontend for FrontendService {
             Err(error) => return Err(error.into()),
         };
         let first = match found {
-            Found::Live(row) => Some(row),
+            Found::AtHand(row) => Some(row),
             Found::InStore(key) => {
                 let stored = self.stored(move |reader| reader.task(key, id)).await?;
                 let last = stored.map(|row| Ok(task_view(&session, &row, true)));

@@ -10,6 +10,7 @@ mod model;
 mod nodes;
 mod policy;
 mod prefetch;
+mod recent;
 mod reconcile;
 mod scheduler;
 mod sessions;
@@ -148,6 +149,7 @@ pub struct Core {
     recheck_at: Option<Duration>,
     /// When executors that have tasks in advance are looked at, see `prefetch.rs`.
     stall_check_at: Option<Duration>,
+    recent: recent::Recent,
     generation: u32,
     last_attempt: u32,
     last_executor: u64,
@@ -171,6 +173,7 @@ impl Core {
             dirty: true,
             recheck_at: None,
             stall_check_at: None,
+            recent: recent::Recent::default(),
             generation: snapshot.generation,
             last_attempt: 0,
             last_executor: 0,
@@ -278,12 +281,12 @@ pub struct Summary {
     pub running: usize,
 }
 
-/// A live task, or where to find it.
+/// A task, or where to find it.
 #[derive(Debug, Clone)]
 pub enum Found {
-    /// Not ended.
-    Live(Arc<TaskRow>),
-    /// Ended, so it is in the store; if it is not there, it never was.
+    /// It has not ended, or has done so lately.
+    AtHand(Arc<TaskRow>),
+    /// It has ended, so it is in the store; if it is not there, it never was.
     InStore(SessionKey),
 }
 

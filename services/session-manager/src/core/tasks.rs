@@ -57,10 +57,11 @@ impl Core {
     /// The session does not exist.
     pub fn get_task(&self, session: &str, id: TaskId) -> Result<Found, CoreError> {
         let session = self.session(session)?;
-        Ok(match session.live_row(id) {
-            Some(row) => Found::Live(Arc::new(row)),
-            None => Found::InStore(session.row.key),
-        })
+        let key = session.row.key;
+        let live = session.live_row(id).map(Arc::new);
+        Ok(live
+            .or_else(|| self.recent.get((key, id)))
+            .map_or(Found::InStore(key), Found::AtHand))
     }
 
     /// Tasks of `session` that have not ended.
@@ -224,6 +225,7 @@ impl Core {
             message,
         });
         fx.records.push(Record::TaskFinished(Arc::clone(&row)));
+        self.recent.push(Arc::clone(&row));
         fx.updates.push(row);
     }
 

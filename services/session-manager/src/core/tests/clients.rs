@@ -155,8 +155,9 @@ fn tasks_are_numbered_from_one_and_counted() {
         (status.pending, status.running, status.succeed, status.failed),
         (1, 1, 0, 1)
     );
-    assert!(matches!(bed.core.get_task("s", 1), Ok(Found::InStore(_))));
-    assert!(matches!(bed.core.get_task("s", 2), Ok(Found::Live(row)) if row.state == TaskState::Running));
+    assert!(matches!(bed.core.get_task("s", 1), Ok(Found::AtHand(row)) if row.state == TaskState::Failed));
+    assert!(matches!(bed.core.get_task("s", 9), Ok(Found::InStore(1))));
+    assert!(matches!(bed.core.get_task("s", 2), Ok(Found::AtHand(row)) if row.state == TaskState::Running));
     let live: Vec<_> = bed
         .core
         .list_tasks("s")
