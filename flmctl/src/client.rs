@@ -59,7 +59,8 @@ impl Client {
     pub(crate) fn failed(&self, action: String, status: &Status) -> CtlError {
         // A status with a source was made on this side: the connection broke.
         let broke = status.source().is_some() && matches!(status.code(), Code::Unknown | Code::Internal);
-        if broke || status.code() == Code::Unavailable {
+        // UNAVAILABLE without a source is the session manager's own word, e.g. that its disk is full.
+        if broke || (status.code() == Code::Unavailable && status.source().is_some()) {
             let reason = status
                 .source()
                 .map_or_else(|| status.message().to_owned(), innermost);

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tonic::Code;
+
 use crate::client::Client;
 use crate::error::CtlError;
 use crate::format::payload;
@@ -39,8 +41,14 @@ pub(crate) async fn until_end(
     loop {
         let began = Instant::now();
         let outcome = follow(client, (session, id), &mut last, &mut changed).await;
-        let Err(CtlError::Unreachable { reason, .. }) = &outcome else {
-            return outcome;
+        let reason = match &outcome {
+            Err(CtlError::Unreachable { reason, .. }) => reason,
+            Err(CtlError::Request {
+                code: Code::Unavailable,
+                message,
+                ..
+            }) => message,
+            _ => return outcome,
         };
         // A task that was never seen is a cluster that is down, which is said at once.
         let Some(task) = &last else {

@@ -410,3 +410,6 @@ fn log(notice: &Notice) {
         NoticeLevel::Warn => tracing::warn!(session, node, executor, "{text}"),
     }
 }
+
+#[cfg(test)]
+mod tests;
