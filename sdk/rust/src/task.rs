@@ -9,6 +9,7 @@ use bytes::Bytes;
 use flame_core::state::TaskState;
 use flame_rpc::v1;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tonic::Streaming;
 
 use crate::backoff::Backoff;
@@ -119,6 +120,9 @@ pub(crate) async fn create_when_reachable(session: &Session, input: Option<Bytes
     }
 }
 
+/// How long to wait for the end of a stream after its last message; they usually come together.
+const STREAM_END_LIMIT: Duration = Duration::from_secs(1);
+
 /// Follows the task to its end.
 pub(crate) async fn wait(session: &Session, id: &str) -> Result<v1::Task, Error> {
     let mut lost = Backoff::new(session.client.reconnect_limit());
@@ -152,6 +156,9 @@ async fn follow(session: &Session, id: &str) -> Result<Option<v1::Task>, Error> 
     let mut stream = session.watch_task(id).await?;
     while let Some(task) = stream.next().await? {
         if state(&task).is_terminal() {
+            // A stream that is dropped before its end is reset, and an HTTP/2 connection with
+            // more than a thousand of such resets is closed ("too_many_internal_resets").
+            let _ended = timeout(STREAM_END_LIMIT, stream.next()).await;
             return Ok(Some(task));
         }
     }
