@@ -7,6 +7,8 @@ INSTALL_PREFIX ?= /tmp/flame-dev
 # Address of the cluster; the port after it is the node link.
 FLAME_ENDPOINT ?= http://127.0.0.1:8080
 export INSTALL_PREFIX FLAME_ENDPOINT
+# A test of colours would fail.
+unexport NO_COLOR
 
 # cargo's target folder, as hack/common.sh finds it (CARGO_TARGET_DIR is honoured).
 TARGET = $$(. hack/common.sh && target_dir)
@@ -87,6 +89,7 @@ setup: ## Install what the tests need and this machine lacks (Debian packages, c
 .PHONY: unit
 unit: ## Run the unit and component tests
 	cargo nextest run --workspace --locked --no-fail-fast
+	cargo test --workspace --locked --doc --quiet
 
 .PHONY: e2e
 e2e: setup build ## Run the end-to-end tests, on real systemd nodes too (root)
