@@ -41,7 +41,7 @@ impl FrontendService {
     }
 }
 
-async fn read_stored<T: Send + 'static>(
+pub(crate) async fn read_stored<T: Send + 'static>(
     reader: Arc<dyn TaskReader>,
     query: impl FnOnce(&dyn TaskReader) -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, Status> {

@@ -1,6 +1,7 @@
 //! The control plane of Flame: the Frontend API, durable state, the scheduler and the node
 //! registry. `core` decides, `store` remembers, `engine` runs both; the servers only translate.
 
+pub mod batch;
 pub mod builtin;
 pub mod core;
 pub mod engine;

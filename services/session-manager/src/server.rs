@@ -8,6 +8,7 @@ use anyhow::Context;
 use flame_core::config::ClusterConfig;
 use flame_rpc::channel;
 use flame_rpc::node::node_link_server::NodeLinkServer;
+use flame_rpc::v1::frontend_batch_server::FrontendBatchServer;
 use flame_rpc::v1::frontend_server::FrontendServer;
 use flame_systemd::notify::Notifier;
 use tokio::net::TcpListener;
@@ -15,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::batch::BatchService;
 use crate::core::{Core, CoreConfig, Summary};
 use crate::engine::{Engine, EngineThreads};
 use crate::frontend::FrontendService;
@@ -95,6 +97,9 @@ pub async fn serve(
     notifier: &Notifier,
 ) -> anyhow::Result<()> {
     let limit = config.limits.max_message_size;
+    let batch = FrontendBatchServer::new(BatchService::new(engine.clone(), Arc::clone(&reader)))
+        .max_decoding_message_size(limit)
+        .max_encoding_message_size(usize::MAX);
     let frontend = FrontendServer::new(FrontendService::new(engine.clone(), reader))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX);
@@ -104,6 +109,7 @@ pub async fn serve(
     let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
     let frontend = builder(config)?
         .add_service(frontend)
+        .add_service(batch)
         .serve_with_incoming(incoming(listeners.0));
     let node_link = builder(config)?
         .add_service(node_link)

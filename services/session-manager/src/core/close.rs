@@ -47,6 +47,7 @@ impl Core {
                 session: key,
                 time: now.wall,
             });
+            fx.closed.push(key);
         }
         self.dirty = true;
         self.get_session(id)

@@ -29,6 +29,7 @@ use flame_rpc::{node, v1};
 pub use error::CoreError;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
 pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, Node, Session, Task, TaskPhase};
+pub use sessions::SessionProgress;
 
 use crate::store::{Record, Snapshot};
 
@@ -68,6 +69,8 @@ pub struct Effects {
     pub answers: Vec<(LinkId, node::ToAgent)>,
     /// News for those who watch tasks.
     pub updates: Vec<Arc<TaskRow>>,
+    /// Sessions in which no more tasks will end.
+    pub closed: Vec<SessionKey>,
     /// Links to end after what was sent on them.
     pub hang_up: Vec<LinkId>,
     /// What an administrator wants to read in the log.

@@ -118,6 +118,8 @@ pub struct TaskRow {
     pub started: Option<i64>,
     /// Unix milliseconds.
     pub finished: Option<i64>,
+    /// The how manieth of the session's tasks it was to end, from 1.
+    pub sequence: Option<u64>,
     /// From the client.
     pub input: Option<Bytes>,
     /// From the service.
@@ -225,6 +227,11 @@ impl Session {
         self.row.state == SessionState::Open
     }
 
+    /// How many of its tasks have ended.
+    pub(crate) fn ended(&self) -> u64 {
+        self.succeeded + self.failed + self.cancelled
+    }
+
     pub(crate) fn running(&self) -> usize {
         self.live.len() - self.pending.len()
     }
@@ -270,6 +277,7 @@ impl Session {
             created: task.created,
             started: task.started,
             finished: None,
+            sequence: None,
             input: task.input.clone(),
             output: None,
             message: None,

@@ -60,6 +60,7 @@ mod tests {
             created: 0,
             started: None,
             finished: None,
+            sequence: None,
             input: Some(Bytes::from(vec![0; size])),
             output: None,
             message: None,

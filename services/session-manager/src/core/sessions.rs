@@ -9,6 +9,17 @@ use super::model::MAX_EVENTS;
 use super::{Core, CoreError, Effects, Now, Session, SessionEvent, SessionKey, SessionRow};
 use crate::store::Record;
 
+/// See [`Core::session_progress`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionProgress {
+    /// Its number.
+    pub key: SessionKey,
+    /// Tasks that have ended; the last one has this sequence number.
+    pub ended: u64,
+    /// Whether it takes tasks.
+    pub open: bool,
+}
+
 /// A session as its client wants it.
 #[derive(Debug, Clone, Default)]
 struct Wanted {
@@ -137,6 +148,19 @@ impl Core {
                 .map_or(self.config.default_resources, Resources::from),
         };
         Ok((application, wanted))
+    }
+
+    /// How far a session is: its number, how many of its tasks have ended, and whether more will.
+    ///
+    /// # Errors
+    /// It does not exist.
+    pub fn session_progress(&self, id: &str) -> Result<SessionProgress, CoreError> {
+        let session = self.session(id)?;
+        Ok(SessionProgress {
+            key: session.row.key,
+            ended: session.ended(),
+            open: session.is_open(),
+        })
     }
 
     /// One session.

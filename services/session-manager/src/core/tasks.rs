@@ -51,6 +51,24 @@ impl Core {
         Ok(row)
     }
 
+    /// Adds many tasks to an open session; returns the first one's number.
+    ///
+    /// # Errors
+    /// The session does not exist or is closed; then none was added.
+    pub fn create_tasks(
+        &mut self,
+        session: &str,
+        inputs: Vec<Option<Bytes>>,
+        now: Now,
+        fx: &mut Effects,
+    ) -> Result<TaskId, CoreError> {
+        let first = self.session(session)?.last_task + 1;
+        for input in inputs {
+            self.create_task(session, input, now, fx)?;
+        }
+        Ok(first)
+    }
+
     /// Where task `id` of `session` is.
     ///
     /// # Errors
@@ -220,6 +238,7 @@ impl Core {
             created: task.created,
             started: task.started,
             finished: Some(now.wall),
+            sequence: Some(session.ended()),
             input: task.input,
             output,
             message,

@@ -16,7 +16,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use flame_rpc::node::ToAgent;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::core::{Core, CoreError, Effects, LinkId, Notice, NoticeLevel, Now, Summary, TaskKey, TaskRow};
+use crate::core::{
+    Core, CoreError, Effects, LinkId, Notice, NoticeLevel, Now, SessionKey, Summary, TaskKey, TaskRow,
+};
 use crate::store::{Record, Store, StoreError};
 use crate::watch::{Watch, Watchers};
 
@@ -39,6 +41,7 @@ struct Batch {
     replies: Vec<Release>,
     answers: Vec<(LinkId, ToAgent)>,
     updates: Vec<Arc<TaskRow>>,
+    closed: Vec<SessionKey>,
     hang_up: Vec<LinkId>,
 }
 
@@ -188,6 +191,11 @@ impl Engine {
         self.watchers.watch(task)
     }
 
+    /// Watches the ends of a session's tasks from now on.
+    pub(crate) fn watch_session(&self, session: SessionKey) -> mpsc::Receiver<Arc<TaskRow>> {
+        self.watchers.watch_session(session)
+    }
+
     /// A new link to an agent, and what the core sends on it.
     pub(crate) fn open_link(&self) -> (LinkId, mpsc::UnboundedReceiver<ToAgent>) {
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -255,7 +263,7 @@ impl Shared {
         for link in batch.hang_up {
             self.links.close(link);
         }
-        self.watchers.publish(batch.updates);
+        self.watchers.publish(batch.updates, &batch.closed);
         for reply in batch.replies {
             reply(Ok(()));
         }
@@ -290,6 +298,7 @@ fn run_core(mut core: Core, jobs: &Receiver<Job>, batches: &SyncSender<Batch>, s
             records,
             answers,
             updates,
+            closed,
             hang_up,
             ..
         } = fx;
@@ -298,6 +307,7 @@ fn run_core(mut core: Core, jobs: &Receiver<Job>, batches: &SyncSender<Batch>, s
             replies,
             answers,
             updates,
+            closed,
             hang_up,
         };
         let nothing_to_wait_for = batch.records.is_empty() && shared.outstanding.load(Ordering::Acquire) == 0;
@@ -384,6 +394,7 @@ impl Batch {
         self.replies.extend(more.replies);
         self.answers.extend(more.answers);
         self.updates.extend(more.updates);
+        self.closed.extend(more.closed);
         self.hang_up.extend(more.hang_up);
     }
 

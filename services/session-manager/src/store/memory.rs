@@ -9,7 +9,14 @@ use flame_core::TaskId;
 use super::{Record, Snapshot, Store, StoreError, TaskReader};
 use crate::core::{SessionKey, TaskRow};
 
-type Tasks = HashMap<SessionKey, BTreeMap<TaskId, Arc<TaskRow>>>;
+type Tasks = HashMap<SessionKey, Ended>;
+
+/// The ended tasks of a session, by id and by sequence number.
+#[derive(Debug, Default)]
+struct Ended {
+    by_id: BTreeMap<TaskId, Arc<TaskRow>>,
+    by_sequence: BTreeMap<u64, Arc<TaskRow>>,
+}
 
 /// See the module's text.
 #[derive(Debug, Default)]
@@ -41,10 +48,11 @@ impl Store for MemoryStore {
         for record in records {
             match record {
                 Record::TaskFinished(row) => {
-                    tasks
-                        .entry(row.session)
-                        .or_default()
-                        .insert(row.id, Arc::clone(row));
+                    let ended = tasks.entry(row.session).or_default();
+                    ended.by_id.insert(row.id, Arc::clone(row));
+                    ended
+                        .by_sequence
+                        .extend(row.sequence.map(|sequence| (sequence, Arc::clone(row))));
                 }
                 Record::SessionRemoved(key) => {
                     tasks.remove(key);
@@ -68,19 +76,32 @@ impl TaskReader for MemoryReader {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
         Ok(tasks
             .get(&session)
-            .and_then(|tasks| tasks.get(&id))
+            .and_then(|tasks| tasks.by_id.get(&id))
             .map(|row| row.as_ref().clone()))
     }
 
+    fn ends(&self, session: SessionKey, after: u64, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
+        Ok(self.page(session, after, limit, |ended| &ended.by_sequence))
+    }
+
     fn tasks(&self, session: SessionKey, after: TaskId, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
+        Ok(self.page(session, after, limit, |ended| &ended.by_id))
+    }
+}
+
+impl MemoryReader {
+    fn page(
+        &self,
+        session: SessionKey,
+        after: u64,
+        limit: usize,
+        order: impl Fn(&Ended) -> &BTreeMap<u64, Arc<TaskRow>>,
+    ) -> Vec<TaskRow> {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(tasks) = tasks.get(&session) else {
-            return Ok(Vec::new());
+        let Some(ended) = tasks.get(&session) else {
+            return Vec::new();
         };
-        Ok(tasks
-            .range(after + 1..)
-            .take(limit)
-            .map(|(_, row)| row.as_ref().clone())
-            .collect())
+        let rows = order(ended).range(after.saturating_add(1)..).take(limit);
+        rows.map(|(_, row)| row.as_ref().clone()).collect()
     }
 }

@@ -152,6 +152,12 @@ pub trait TaskReader: Send + Sync {
     /// The state cannot be read.
     fn task(&self, session: SessionKey, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
 
+    /// Up to `limit` ended tasks with sequence numbers above `after`, in the order of those.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    fn ends(&self, session: SessionKey, after: u64, limit: usize) -> Result<Vec<TaskRow>, StoreError>;
+
     /// Up to `limit` ended tasks with ids above `after`, in the order of their ids.
     ///
     /// # Errors

@@ -18,7 +18,8 @@ use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader};
 use crate::core::{Application, SessionEvent, SessionKey, SessionRow, TaskRow};
 
 /// Formats of the file, each with the statements that lead to it from the one before.
-const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
     INSERT INTO meta VALUES ('generation', 0);
     CREATE TABLE applications (
@@ -38,7 +39,16 @@ const MIGRATIONS: &[&str] = &["
         started INTEGER, finished INTEGER, input BLOB, output BLOB, message TEXT,
         PRIMARY KEY (session, id)
     ) WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE tasks ADD COLUMN sequence INTEGER;
+    UPDATE tasks SET sequence = numbered.number FROM (
+        SELECT session, id, row_number() OVER (PARTITION BY session ORDER BY finished, id) AS number
+        FROM tasks WHERE state >= 2
+    ) AS numbered WHERE tasks.session = numbered.session AND tasks.id = numbered.id;
+    CREATE UNIQUE INDEX tasks_sequence ON tasks (session, sequence) WHERE sequence IS NOT NULL;
+",
+];
 
 /// How long a reader waits for a lock. Writers never wait: there is only one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -231,13 +241,15 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
             params![row.session, row.id, row.created, row.input.as_deref()],
         ),
         Record::TaskFinished(row) => run(
-            "UPDATE tasks SET state = ?, started = ?, finished = ?, output = ?, message = ? WHERE session = ? AND id = ?",
+            "UPDATE tasks SET state = ?, started = ?, finished = ?, output = ?, message = ?, sequence = ? \
+             WHERE session = ? AND id = ?",
             params![
                 row.state.code(),
                 row.started,
                 row.finished,
                 row.output.as_deref(),
                 row.message,
+                row.sequence,
                 row.session,
                 row.id
             ],
@@ -355,6 +367,7 @@ fn load_session(transaction: &Transaction<'_>, row: SessionRow) -> rusqlite::Res
             created: row.get(1)?,
             started: None,
             finished: None,
+            sequence: None,
             input: bytes(row, 2)?,
             output: None,
             message: None,
@@ -386,7 +399,7 @@ fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {
         .map(|bytes| bytes.map(Bytes::from))
 }
 
-const TASK_COLUMNS: &str = "session, id, state, created, started, finished, input, output, message";
+const TASK_COLUMNS: &str = "session, id, state, created, started, finished, input, output, message, sequence";
 
 fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
     Ok(TaskRow {
@@ -399,6 +412,7 @@ fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
         input: bytes(row, 6)?,
         output: bytes(row, 7)?,
         message: row.get(8)?,
+        sequence: row.get(9)?,
     })
 }
 
@@ -414,11 +428,28 @@ impl TaskReader for SqliteReader {
             .map_err(&failed)
     }
 
+    fn ends(&self, session: SessionKey, after: u64, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
+        self.page("sequence", session, after, limit)
+    }
+
     fn tasks(&self, session: SessionKey, after: TaskId, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
+        self.page("id", session, after, limit)
+    }
+}
+
+impl SqliteReader {
+    /// Ended tasks in the order of `column`, which is `id` or `sequence`.
+    fn page(
+        &self,
+        column: &str,
+        session: SessionKey,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<TaskRow>, StoreError> {
         let failed = io("read tasks");
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let sql = format!(
-            "SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND id > ? AND state >= 2 ORDER BY id LIMIT ?"
+            "SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND {column} > ? AND state >= 2 ORDER BY {column} LIMIT ?"
         );
         let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
         let rows = statement

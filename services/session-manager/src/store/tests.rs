@@ -34,6 +34,7 @@ fn task(session: SessionKey, id: TaskId) -> TaskRow {
         created: 20,
         started: None,
         finished: None,
+        sequence: None,
         input: Some(Bytes::from(id.to_string())),
         output: None,
         message: None,
@@ -45,6 +46,7 @@ fn ended(session: SessionKey, id: TaskId, state: TaskState) -> TaskRow {
         state,
         started: Some(21),
         finished: Some(22),
+        sequence: Some(id),
         output: Some(Bytes::from_static(b"out")),
         message: (state == TaskState::Failed).then(|| "why".to_owned()),
         ..task(session, id)
@@ -183,7 +185,7 @@ fn a_file_of_a_later_version_is_refused() {
         .expect("refused")
         .to_string();
     assert!(
-        error.contains("has format 99") && error.contains("up to 1"),
+        error.contains("has format 99") && error.contains("up to 2"),
         "{error}"
     );
 }
@@ -215,4 +217,59 @@ fn what_is_no_state_file_is_refused_with_its_path() {
             .to_string();
         assert!(error.contains(&storage.display().to_string()), "{error}");
     }
+}
+
+#[test]
+fn ends_are_read_back_in_their_order() {
+    each_engine(|mut store| {
+        store.load().expect("loads");
+        let mut records = vec![Record::SessionCreated(session(1))];
+        records.extend((1..=4).map(|id| Record::TaskCreated(task(1, id))));
+        for (sequence, id) in [(1, 3), (2, 1), (3, 4)] {
+            let row = TaskRow {
+                sequence: Some(sequence),
+                ..ended(1, id, TaskState::Succeed)
+            };
+            records.push(Record::TaskFinished(Arc::new(row)));
+        }
+        store.commit(&records).expect("stores");
+        let reader = store.reader().expect("opens");
+        let ends = |after, limit| -> Vec<_> {
+            reader
+                .ends(1, after, limit)
+                .expect("reads")
+                .iter()
+                .map(|task| task.id)
+                .collect()
+        };
+        assert_eq!(ends(0, 2), [3, 1]);
+        assert_eq!(ends(2, 2), [4]);
+        assert!(ends(3, 2).is_empty() && ends(u64::from(u32::MAX), 2).is_empty());
+    });
+}
+
+/// Format 1 did not number the ends.
+#[test]
+fn a_file_of_the_first_format_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let path = directory.path().join("flame.db");
+    let old = rusqlite::Connection::open(&path).expect("opens");
+    old.execute_batch(sqlite::MIGRATIONS[0]).expect("made");
+    old.execute_batch(
+        "INSERT INTO sessions VALUES (1, 's1', x'', 1, 10, 20), (2, 's2', x'', 1, 10, 20);
+         INSERT INTO tasks VALUES
+            (1, 1, 2, 10, 11, 19, NULL, NULL, NULL), (1, 2, 3, 10, 11, 12, NULL, NULL, 'why'),
+            (1, 3, 0, 10, NULL, NULL, NULL, NULL, NULL), (2, 1, 2, 10, 11, 12, NULL, NULL, NULL);
+         PRAGMA user_version = 1;",
+    )
+    .expect("filled");
+    drop(old);
+    let store = open(&Storage::Sqlite(path), StorageSync::Full).expect("opens");
+    let reader = store.reader().expect("opens");
+    let ends = |key| -> Vec<_> {
+        let rows = reader.ends(key, 0, 10).expect("reads");
+        rows.iter().map(|task| (task.sequence, task.id)).collect()
+    };
+    assert_eq!(ends(1), [(Some(1), 2), (Some(2), 1)]);
+    assert_eq!(ends(2), [(Some(1), 1)]);
 }
