@@ -25,6 +25,7 @@
 //!
 //! A service is a program that Flame's node agent starts; see [`service`].
 
+pub mod batch;
 pub mod client;
 pub mod error;
 pub mod service;

@@ -219,6 +219,16 @@ impl Session {
         })
     }
 
+    /// As [`Session::create_task`], but waits for a server that cannot be reached: a request that
+    /// certainly never left is sent again, until [`crate::ClientOptions::reconnect_limit`] is
+    /// over. Returns the task's id.
+    ///
+    /// # Errors
+    /// As [`Session::create_task`].
+    pub async fn create_task_when_reachable(&self, input: Option<Bytes>) -> Result<String, Error> {
+        task::create_when_reachable(self, input).await
+    }
+
     /// Task `id`, with its events.
     ///
     /// # Errors

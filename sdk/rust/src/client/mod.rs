@@ -11,6 +11,7 @@ use std::time::Duration;
 use flame_core::config::{ClientConfig, Endpoint};
 use flame_rpc::channel;
 use flame_rpc::v1;
+use flame_rpc::v1::frontend_batch_client::FrontendBatchClient;
 use flame_rpc::v1::frontend_client::FrontendClient;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -62,6 +63,7 @@ pub struct Client {
 #[derive(Debug)]
 struct Shared {
     frontends: Vec<FrontendClient<Channel>>,
+    batch: FrontendBatchClient<Channel>,
     next: AtomicUsize,
     options: ClientOptions,
 }
@@ -97,9 +99,17 @@ impl Client {
     /// # Errors
     /// As [`Client::connect`].
     pub async fn connect_with(config: &ClientConfig, options: ClientOptions) -> Result<Self, Error> {
+        let url = config.endpoint.url();
+        let first = channel::connect(&url, config.ca_file.as_deref()).await?;
+        let batch = FrontendBatchClient::new(first.clone())
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+        let mut channels = vec![first];
+        for _ in 1..options.connections {
+            channels.push(channel::connect(&url, config.ca_file.as_deref()).await?);
+        }
         let mut frontends = Vec::new();
-        for _ in 0..options.connections.max(1) {
-            let channel = channel::connect(&config.endpoint.url(), config.ca_file.as_deref()).await?;
+        for channel in channels {
             let frontend = FrontendClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_SIZE)
                 .max_encoding_message_size(MAX_MESSAGE_SIZE);
@@ -108,6 +118,7 @@ impl Client {
         Ok(Self {
             shared: Arc::new(Shared {
                 frontends,
+                batch,
                 next: AtomicUsize::new(0),
                 options,
             }),
@@ -204,6 +215,10 @@ impl Client {
         let frontends = &self.shared.frontends;
         let turn = self.shared.next.fetch_add(1, Ordering::Relaxed) % frontends.len();
         frontends[turn].clone()
+    }
+
+    pub(crate) fn batch(&self) -> FrontendBatchClient<Channel> {
+        self.shared.batch.clone()
     }
 
     pub(crate) fn reconnect_limit(&self) -> Duration {

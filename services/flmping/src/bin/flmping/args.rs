@@ -35,10 +35,12 @@ pub(crate) struct Args {
     /// Benchmark: no line per task, only the numbers.
     #[arg(short = 'p', long)]
     pub(crate) benchmark: bool,
-    /// Tasks under way at the same time.
-    #[arg(long, value_name = "N", default_value_t = 1000,
-          value_parser = clap::value_parser!(u64).range(1..=100_000))]
-    pub(crate) window: u64,
+    /// Tasks under way at the same time [default: 10000, with single calls 1000].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) window: Option<u64>,
+    /// Use only the calls for single tasks, also if the server offers batches.
+    #[arg(long)]
+    pub(crate) unary: bool,
     /// HTTP/2 connections to spread the requests over [default: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(crate) connections: Option<u64>,

@@ -1,6 +1,7 @@
 //! `flmping`: checks that a Flame cluster runs tasks, and how fast.
 
 mod args;
+mod batched;
 mod run;
 mod tally;
 
@@ -23,6 +24,11 @@ const INTERRUPTED: u8 = 130;
 
 /// How long to try to close a session whose tasks still run after an interruption.
 const CLOSE_LIMIT: Duration = Duration::from_secs(3);
+
+/// Tasks under way unless asked otherwise: enough that all parts of a cluster on one machine are
+/// busy. A single call costs its client more than a place in a batch.
+const BATCHED_WINDOW: u64 = 10_000;
+const UNARY_WINDOW: u64 = 1_000;
 
 /// Why the tasks were not followed to the last one.
 enum Cut {
@@ -58,7 +64,7 @@ async fn ping(args: &Args) -> Result<ExitCode, Error> {
         wanted = wanted.id(id);
     }
     let session = client.create_session(wanted).await?;
-    let (mut tally, took, cut) = follow(args, &session, &mut stop).await;
+    let (mut tally, took, cut) = follow(args, &session, &mut stop).await?;
     print(args, &mut tally, &session, took);
     if let Some(Cut::TimedOut(limit)) = cut {
         eprintln!("flmping: not all tasks ended within {limit:?}");
@@ -81,7 +87,11 @@ fn connections(args: &Args) -> usize {
 }
 
 /// Runs the tasks until the last one ends, the time is over or the user has enough.
-async fn follow(args: &Args, session: &Session, stop: &mut StopRequest) -> (Tally, Duration, Option<Cut>) {
+async fn follow(
+    args: &Args,
+    session: &Session,
+    stop: &mut StopRequest,
+) -> Result<(Tally, Duration, Option<Cut>), Error> {
     let ping = Ping {
         duration: args.duration,
         memory: args.memory,
@@ -90,8 +100,23 @@ async fn follow(args: &Args, session: &Session, stop: &mut StopRequest) -> (Tall
     let input = ping.to_input().ok().flatten().map(Bytes::from);
     let bar = progress(args);
     let mut tally = Tally::new(args.tasks, !args.benchmark && args.output == Output::Table);
+    // Asked before the clock starts: servers without batches say so here.
+    let ends = if args.unary {
+        None
+    } else {
+        session.watch_ends(0).await?
+    };
     let started = Instant::now();
-    let mut running = Running::start(session, args.tasks, args.window, input);
+    let mut running = match ends {
+        Some(ends) => batched::start(
+            session,
+            ends,
+            args.tasks,
+            args.window.unwrap_or(BATCHED_WINDOW),
+            input,
+        ),
+        None => Running::start(session, args.tasks, args.window.unwrap_or(UNARY_WINDOW), input),
+    };
     let mut ended = 0;
     let limit = async {
         match args.timeout {
@@ -124,7 +149,7 @@ async fn follow(args: &Args, session: &Session, stop: &mut StopRequest) -> (Tall
     let took = started.elapsed();
     running.stop().await;
     bar.finish_and_clear();
-    (tally, took, cut)
+    Ok((tally, took, cut))
 }
 
 fn progress(args: &Args) -> ProgressBar {

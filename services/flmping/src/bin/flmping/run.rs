@@ -13,12 +13,12 @@ use tokio::task::JoinSet;
 use crate::tally::Ended;
 
 /// Ended tasks that may wait to be counted, before their workers pause.
-const BACKLOG: usize = 4096;
+pub(crate) const BACKLOG: usize = 4096;
 
 /// Tasks under way. Dropping it stops the submission and the watching.
 pub(crate) struct Running {
-    workers: JoinSet<()>,
-    ended: mpsc::Receiver<Ended>,
+    pub(crate) workers: JoinSet<()>,
+    pub(crate) ended: mpsc::Receiver<Ended>,
 }
 
 impl Running {
@@ -74,15 +74,15 @@ async fn one(session: &Session, input: Option<Bytes>) -> Ended {
 
 /// The message of the task, whose number is put into `id` as soon as it is known.
 async fn follow(session: &Session, input: Option<Bytes>, id: &mut u64) -> Result<String, Error> {
-    let created = session.create_task(input).await?;
-    *id = task::id(&created).parse().unwrap_or(0);
-    let ended = session.wait_task(task::id(&created)).await?;
+    let created = session.create_task_when_reachable(input).await?;
+    *id = created.parse().unwrap_or(0);
+    let ended = session.wait_task(&created).await?;
     debug_assert_ne!(task::state(&ended), TaskState::Running);
     Ok(message(task::output(ended)?.as_deref()))
 }
 
 /// Any application may be pinged; an answer in other words is shown as it is.
-fn message(output: Option<&[u8]>) -> String {
+pub(crate) fn message(output: Option<&[u8]>) -> String {
     let output = output.unwrap_or_default();
     serde_json::from_slice::<Pong>(output).map_or_else(
         |_| String::from_utf8_lossy(output).into_owned(),
