@@ -22,6 +22,9 @@ use crate::status::{News, StatusLine};
 
 /// Events handled between two looks at everything else.
 const EVENTS_AT_ONCE: usize = 256;
+/// How long results wait for others if their executors have enough to do meanwhile: ten results
+/// of the shortest tasks, and too short for anybody to notice.
+const HOLD: Duration = Duration::from_millis(1);
 /// Heartbeats if the manager does not say how often.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Bounds of what the manager may ask for.
@@ -67,6 +70,8 @@ pub struct Agent {
     heartbeat: Option<Interval>,
     watchdog: Option<Interval>,
     stopping: Option<Stopping>,
+    /// Results wait for others until then, see [`HOLD`].
+    held: Option<Pin<Box<Sleep>>>,
 }
 
 /// An orderly stop in progress.
@@ -80,6 +85,7 @@ enum Step {
     Events,
     Link(LinkEvent),
     Room,
+    HoldOver,
     Heartbeat,
     Watchdog,
     Status,
@@ -104,6 +110,7 @@ impl Agent {
             heartbeat: None,
             watchdog,
             stopping: None,
+            held: None,
         }
     }
 
@@ -132,6 +139,7 @@ impl Agent {
                 }
                 Step::Link(event) => self.on_link(event),
                 Step::Room => {}
+                Step::HoldOver => self.send_all(),
                 Step::Heartbeat => self.beat(),
                 Step::Watchdog => self.notifier.watchdog(),
                 Step::Status => self.status.publish(),
@@ -159,11 +167,12 @@ impl Agent {
         interrupt: &mut Signal,
     ) -> Step {
         let room = self.link.outbound().cloned();
-        let wants_room = room.is_some() && self.ledger.has_unsent();
+        let wants_room = room.is_some() && self.ledger.has_unsent() && self.held.is_none();
         tokio::select! {
             _ = self.events.1.recv_many(arrived, EVENTS_AT_ONCE) => Step::Events,
             event = self.link.next() => Step::Link(event),
             () = wait_for_room(room.as_ref()), if wants_room => Step::Room,
+            () = over(self.held.as_mut()) => Step::HoldOver,
             () = tick(self.heartbeat.as_mut()) => Step::Heartbeat,
             () = tick(self.watchdog.as_mut()) => Step::Watchdog,
             () = self.status.due() => Step::Status,
@@ -334,8 +343,18 @@ impl Agent {
         }
     }
 
-    /// Sends all that there is room for; what is left waits and grows into larger batches.
+    /// Sends what has to go now, and sees to it that the rest goes soon.
     fn send(&mut self) {
+        if self.ledger.is_urgent() {
+            self.send_all();
+        } else if self.ledger.has_unsent() && self.held.is_none() && self.link.outbound().is_some() {
+            self.held = Some(Box::pin(sleep(HOLD)));
+        }
+    }
+
+    /// Sends all that there is room for; what is left waits and grows into larger batches.
+    fn send_all(&mut self) {
+        self.held = None;
         let Some(outbound) = self.link.outbound() else {
             return;
         };
@@ -418,6 +437,13 @@ async fn limit_of(stopping: Option<&mut Stopping>) {
 }
 
 /// Completes when the link takes another message. A closed one never does; its end is an event.
+async fn over(held: Option<&mut Pin<Box<Sleep>>>) {
+    match held {
+        Some(held) => held.await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn wait_for_room(outbound: Option<&tokio::sync::mpsc::Sender<FromAgent>>) {
     match outbound.map(|outbound| outbound.reserve()) {
         Some(room) => match room.await {

@@ -13,6 +13,10 @@ use flame_rpc::v1::ResourceRequirement;
 use crate::executor::{Ended, code};
 use crate::results::ResultBuffer;
 
+/// Tasks in an executor's hands (the running one among them) with which it need not be refilled
+/// at once.
+const ENOUGH_IN_HAND: usize = 2;
+
 /// The agent's books. An executor stays in them until the manager has been told of its end and
 /// has acknowledged its results: so long it belongs to what Hello lists.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub struct Ledger {
     updates: VecDeque<ExecutorUpdate>,
     /// Recalled tasks. After a reconnect Hello tells the same by not listing them.
     returned: VecDeque<Returned>,
+    /// The manager has to know at once what is unsent, because an executor may run out of work.
+    urgent: bool,
     /// Why the agent is stopping, and whether the manager was told on the present link.
     stopping: Option<(String, bool)>,
     tasks_done: u64,
@@ -63,6 +69,7 @@ impl Ledger {
             results: ResultBuffer::new(max_message_size),
             updates: VecDeque::new(),
             returned: VecDeque::new(),
+            urgent: false,
             stopping: None,
             tasks_done: 0,
         }
@@ -178,6 +185,7 @@ impl Ledger {
         if let Some(entry) = self.executors.get_mut(done.executor_id.as_str()) {
             let attempt = attempt_of(&done);
             remove(&mut entry.in_hand, attempt);
+            self.urgent |= entry.in_hand.len() <= ENOUGH_IN_HAND;
             entry.unacknowledged.push_back(attempt);
         }
         self.results.push(done);
@@ -241,6 +249,7 @@ impl Ledger {
     /// have heard is to be sent again after it. Nothing else of the old link remains.
     pub fn reconnected(&mut self) -> Vec<RunningExecutor> {
         self.results.rewind();
+        self.urgent = true;
         self.returned.clear();
         if let Some((_, told)) = &mut self.stopping {
             *told = false;
@@ -274,6 +283,17 @@ impl Ledger {
             || self.must_say_draining()
     }
 
+    /// Whether what is unsent should go at once. Otherwise results may wait for others, because
+    /// their executors have enough to do: one message for many costs both sides much less.
+    #[must_use]
+    pub fn is_urgent(&self) -> bool {
+        self.urgent
+            || self.results.has_full_batch()
+            || !self.updates.is_empty()
+            || !self.returned.is_empty()
+            || self.must_say_draining()
+    }
+
     fn must_say_draining(&self) -> bool {
         matches!(self.stopping, Some((_, false)))
     }
@@ -293,6 +313,7 @@ impl Ledger {
             return Some(from_agent::Message::Draining(Draining { reason }));
         }
         if let Some(batch) = self.results.next_batch() {
+            self.urgent &= self.results.has_unsent();
             return Some(from_agent::Message::Results(batch));
         }
         if let Some(returned) = self.returned.pop_front() {

@@ -55,6 +55,7 @@ fn sent(ledger: &mut Ledger) -> Vec<String> {
             tasks(&update.lost),
             if update.running { " running" } else { "" }
         ),
+        from_agent::Message::Returned(returned) => format!("{} returned", returned.executor_id),
         other => panic!("{other:?}"),
     };
     std::iter::from_fn(|| ledger.next_message()).map(word).collect()
@@ -207,4 +208,19 @@ fn a_failed_bind_carries_its_code() {
         other => panic!("{other:?}"),
     }
     assert!(!ledger.knows("e"));
+}
+
+#[test]
+fn results_may_wait_only_while_their_executors_have_enough_to_do() {
+    let mut ledger = Ledger::new(1 << 20);
+    ledger.started(id("e"), &order("e"));
+    assert!(ledger.handed_out("e", &items(&[1, 2, 3, 4])));
+    ledger.done(done("e", 1));
+    assert!(ledger.has_unsent() && !ledger.is_urgent(), "three are left");
+    ledger.done(done("e", 2));
+    assert!(ledger.is_urgent(), "two are left");
+    assert_eq!(sent(&mut ledger), ["results 1: 1 2"]);
+    assert!(!ledger.is_urgent());
+    ledger.returned("e", Vec::new());
+    assert!(ledger.is_urgent(), "other news never wait");
 }

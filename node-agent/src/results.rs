@@ -91,6 +91,12 @@ impl ResultBuffer {
         self.sent < self.sealed.len() || !self.open.is_empty()
     }
 
+    /// Whether there is an unsent batch to which nothing can be added.
+    #[must_use]
+    pub fn has_full_batch(&self) -> bool {
+        self.sent < self.sealed.len()
+    }
+
     /// Whether nothing waits for an acknowledgement.
     #[must_use]
     pub fn is_empty(&self) -> bool {
