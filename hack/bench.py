@@ -2,8 +2,8 @@
 """Measures a cluster on this machine for each storage: tasks per second, latency, memory of the daemons.
 
 Installs the binaries in FLAME_BIN_DIR (release, please) into a private folder, starts a cluster on free
-ports, warms it up, runs the benchmark mode of flmping, and removes everything. Prints a table, or JSON for
-programs.
+ports, warms it up, runs the benchmark mode of flmping with batches, with single calls and one task at a
+time, and removes everything. Prints a table, or JSON for programs.
 """
 
 import argparse
@@ -20,6 +20,12 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parent / "local-test.sh"
 STORAGES = {"none": "none", "sqlite": "sqlite://{prefix}/data/bench.db"}
+# How flmping submits: many tasks in a call, a call for each, and a call for each after the end of the one before.
+MODES = {
+    "batched": ([], 1.0),
+    "unary": (["--unary"], 1.0),
+    "one by one": (["--unary", "--window", "1"], 0.1),
+}
 DAEMONS = ("flame-session-manager", "flame-node-agent")
 WARM_UP_TASKS = 2000
 RUN_SECONDS = 600
@@ -43,7 +49,7 @@ def main():
     arguments = parser.parse_args()
     chosen = list(STORAGES) if arguments.storage == "all" else [arguments.storage]
     try:
-        results = [measure(name, arguments.tasks, arguments.runs) for name in chosen]
+        results = [row for name in chosen for row in measure(name, arguments.tasks, arguments.runs)]
     except BenchError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -53,7 +59,7 @@ def main():
 
 
 def measure(storage, tasks, runs):
-    """Starts a cluster with this storage and benchmarks it."""
+    """Starts a cluster with this storage and benchmarks every mode; a row for each."""
     prefix = Path(tempfile.mkdtemp(prefix="flame-bench-"))
     env = {**os.environ, "INSTALL_PREFIX": str(prefix), "FLAME_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
     try:
@@ -62,11 +68,15 @@ def measure(storage, tasks, runs):
         command([SCRIPT, "start"], env)
         flmping = [prefix / "bin/flmping", "-p", "--output", "json", "-t"]
         command([*flmping, str(WARM_UP_TASKS)], env)
-        reports = [json.loads(command([*flmping, str(tasks)], env)) for _ in range(runs)]
-        for report in reports:
-            if report["succeeded"] != tasks:
-                raise BenchError(f"only {report['succeeded']} of {tasks} tasks succeeded")
-        return {"storage": storage, **median(reports), "rss_mib": memory(prefix)}
+        rows = []
+        for mode, (flags, part) in MODES.items():
+            count = max(1, int(tasks * part))
+            reports = [json.loads(command([*flmping, str(count), *flags], env)) for _ in range(runs)]
+            for report in reports:
+                if report["succeeded"] != count:
+                    raise BenchError(f"only {report['succeeded']} of {count} tasks succeeded")
+            rows.append({"storage": storage, "mode": mode, **median(reports), "rss_mib": memory(prefix)})
+        return rows
     finally:
         subprocess.run(
             [SCRIPT, "clean"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False
@@ -131,12 +141,12 @@ def table(report):
         f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, Linux {about['kernel']}",
         "",
     ]
-    heads = ("storage", "tasks", "tasks/s", "p50 ms", "p99 ms", "manager MiB (peak)", "agent MiB (peak)")
+    heads = ("storage", "mode", "tasks", "tasks/s", "p50 ms", "p99 ms", "manager MiB (peak)", "agent MiB (peak)")
     rows = [heads]
     for result in report["results"]:
         rss = [f"{result['rss_mib'][name]['now']} ({result['rss_mib'][name]['peak']})" for name in DAEMONS]
         speed = [f"{result['tasks_per_second']:,.0f}", f"{result['p50_ms']:.3f}", f"{result['p99_ms']:.3f}"]
-        rows.append((result["storage"], str(result["tasks"]), *speed, *rss))
+        rows.append((result["storage"], result["mode"], str(result["tasks"]), *speed, *rss))
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines += ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(lines)
