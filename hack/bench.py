@@ -141,7 +141,16 @@ def table(report):
         f"{about['cpu']}, {about['cores']} cores, {about['memory_gib']} GiB, Linux {about['kernel']}",
         "",
     ]
-    heads = ("storage", "mode", "tasks", "tasks/s", "p50 ms", "p99 ms", "manager MiB (peak)", "agent MiB (peak)")
+    heads = (
+        "storage",
+        "mode",
+        "tasks",
+        "tasks/s",
+        "p50 ms",
+        "p99 ms",
+        "manager MiB (peak)",
+        "agent MiB (peak)",
+    )
     rows = [heads]
     for result in report["results"]:
         rss = [f"{result['rss_mib'][name]['now']} ({result['rss_mib'][name]['peak']})" for name in DAEMONS]
