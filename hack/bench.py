@@ -20,7 +20,7 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parent / "local-test.sh"
 STORAGES = {"none": "none", "sqlite": "sqlite://{prefix}/data/bench.db"}
-# How flmping submits: many tasks in a call, a call for each, and a call for each after the end of the one before.
+# How flmping submits: many tasks in a call, a call for each, a call for each after the end of the last one.
 MODES = {
     "batched": ([], 1.0),
     "unary": (["--unary"], 1.0),

@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flame_rs::v1;
+use flame_rs::v1::frontend_batch_server::{FrontendBatch, FrontendBatchServer};
 use flame_rs::v1::frontend_server::{Frontend, FrontendServer};
 use futures::Stream;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 /// How often a watch of an `early` task ends without a word.
@@ -41,15 +43,26 @@ pub struct Fake {
     finished: watch::Sender<bool>,
     address: SocketAddr,
     runtime: Option<Runtime>,
+    batches: Routes,
 }
 
 impl Fake {
     pub fn new() -> Self {
+        Self::with(Routes::default())
+    }
+
+    /// One that offers batches, too.
+    pub fn with_batches(batches: impl FrontendBatch) -> Self {
+        Self::with(Routes::new(FrontendBatchServer::new(batches)))
+    }
+
+    fn with(batches: Routes) -> Self {
         let mut fake = Self {
             state: Arc::default(),
             finished: watch::channel(false).0,
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             runtime: None,
+            batches,
         };
         for name in ["echo", "fails", "fails-loudly", "cancelled", "early", "never"] {
             let mut state = fake.state.lock().expect("lock");
@@ -77,7 +90,7 @@ impl Fake {
         };
         runtime.spawn(
             tonic::transport::Server::builder()
-                .add_service(FrontendServer::new(handler))
+                .add_routes(self.batches.clone().add_service(FrontendServer::new(handler)))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
         self.runtime = Some(runtime);
