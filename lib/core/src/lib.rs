@@ -1,6 +1,7 @@
 //! Ids, states, resources, sizes and configuration files: what every part of Flame agrees on.
 
 pub mod config;
+pub mod duration;
 pub mod event;
 pub mod fsutil;
 pub mod id;

@@ -92,6 +92,21 @@ pub struct SessionRow {
     pub completed: Option<i64>,
 }
 
+impl SessionRow {
+    /// What the client asked for, with everything resolved: as it is shown and as it is stored.
+    pub(crate) fn spec(&self) -> v1::SessionSpec {
+        v1::SessionSpec {
+            application: self.application.to_string(),
+            common_data: self.common_data.clone(),
+            min_instances: self.min_instances,
+            max_instances: self.max_instances,
+            batch_size: 1,
+            priority: self.priority,
+            resreq: Some(self.resources.into()),
+        }
+    }
+}
+
 /// Something that happened to a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionEvent {
@@ -241,15 +256,7 @@ impl Session {
         let count = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
         v1::Session {
             metadata: metadata(row.id.as_str()),
-            spec: Some(v1::SessionSpec {
-                application: row.application.to_string(),
-                common_data: row.common_data.clone(),
-                min_instances: row.min_instances,
-                max_instances: row.max_instances,
-                batch_size: 1,
-                priority: row.priority,
-                resreq: Some(row.resources.into()),
-            }),
+            spec: Some(row.spec()),
             status: Some(v1::SessionStatus {
                 state: v1::SessionState::from(row.state).into(),
                 creation_time: row.created,

@@ -216,12 +216,7 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
         }
         Record::SessionCreated(row) => run(
             "INSERT INTO sessions VALUES (?, ?, ?, 0, ?, NULL)",
-            params![
-                row.key,
-                row.id.as_str(),
-                session_spec(row).encode_to_vec(),
-                row.created
-            ],
+            params![row.key, row.id.as_str(), row.spec().encode_to_vec(), row.created],
         ),
         Record::SessionClosed { session, time } => run(
             "UPDATE sessions SET state = 1, completed = ? WHERE key = ?",
@@ -254,18 +249,6 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
                 row.id
             ],
         ),
-    }
-}
-
-fn session_spec(row: &SessionRow) -> v1::SessionSpec {
-    v1::SessionSpec {
-        application: row.application.to_string(),
-        common_data: row.common_data.clone(),
-        min_instances: row.min_instances,
-        max_instances: row.max_instances,
-        batch_size: 1,
-        priority: row.priority,
-        resreq: Some(row.resources.into()),
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use flame_core::config::Endpoint;
+use flame_core::duration;
 use flmexec::Language;
 
 const EXAMPLES: &str = "\
@@ -43,7 +44,7 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "FILE")]
     pub(crate) input: Option<PathBuf>,
     /// End the script, and give up, after that many seconds.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = duration::parse_seconds)]
     pub(crate) timeout: Option<Duration>,
     /// Session manager, e.g. http://10.0.0.1:8080.
     #[arg(short, long, value_name = "URL")]
@@ -103,17 +104,6 @@ impl Args {
         } else {
             Language::Shell
         }
-    }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is not a number of seconds above 0, e.g. 30 or 0.5");
-    let seconds: f64 = text.parse().map_err(|_| wrong())?;
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| wrong())?;
-    if duration.is_zero() {
-        Err(wrong())
-    } else {
-        Ok(duration)
     }
 }
 
