@@ -1,5 +1,6 @@
 """Processes are killed under load: every acknowledged task ends, once, with the right output."""
 
+import collections
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from testbed import wait_until
 
 MANAGER, AGENT = "flame-session-manager", "flame-node-agent"
 WORK_SECONDS = 120
+# Tasks that flmping creates in one call, and has under way.
+CALL, WINDOW = 1_000, 10_000
 
 
 @pytest.fixture
@@ -54,7 +57,7 @@ def break_everything(cluster, session, tasks):
         cluster.script("start")
 
 
-def test_a_batch_client_sees_every_task_succeed_whatever_is_killed(cluster):
+def test_every_acknowledged_task_of_a_batch_client_succeeds_whatever_is_killed(cluster):
     tasks = 30_000
     flmping = [cluster.prefix / "bin/flmping", "-p", "-t", str(tasks), "--output", "json"]
     with subprocess.Popen(flmping, env=cluster.env, stdout=subprocess.PIPE, text=True) as client:
@@ -62,11 +65,14 @@ def test_a_batch_client_sees_every_task_succeed_whatever_is_killed(cluster):
         (session,) = [found["id"] for found in cluster.flmctl("list", "sessions")]
         break_everything(cluster, session, tasks)
         report = json.loads(client.communicate(timeout=WORK_SECONDS)[0])
-    assert client.returncode == 0
-    assert (report["succeeded"], report["failed"]) == (tasks, 0)
+    # A call that was under way when the manager died was never answered: its tasks may exist or not,
+    # and flmping counts them as failed. Only whole calls can be in doubt.
+    assert report["succeeded"] + report["failed"] == tasks
+    assert report["failed"] % CALL == 0 and report["failed"] <= WINDOW
     listed = cluster.flmctl("list", "tasks", "-s", session)
-    assert sorted(int(task["id"]) for task in listed) == list(range(1, tasks + 1))
-    assert {task["state"] for task in listed} == {"Succeed"}
+    assert sorted(int(task["id"]) for task in listed) == list(range(1, len(listed) + 1))
+    states = collections.Counter(task["state"] for task in listed)
+    assert states["Failed"] == 0 and states["Succeed"] >= report["succeeded"], states
 
 
 def test_outputs_are_those_of_their_inputs_whatever_is_killed(cluster):
