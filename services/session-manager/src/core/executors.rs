@@ -219,7 +219,10 @@ impl Core {
         let Some(executor) = self.executors.get_mut(id) else {
             return;
         };
+        executor.progress = now.mono;
         if !executor.tasks.is_empty() {
+            // It may be filled up again, see `prefetch.rs`.
+            self.touched.insert(executor.session);
             return;
         }
         match &mut executor.state {

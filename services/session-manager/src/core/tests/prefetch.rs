@@ -130,3 +130,38 @@ fn an_executor_that_has_to_go_keeps_only_the_task_it_runs() {
     bed.release_all(link);
     assert_eq!(bed.sessions_of_executors().get("high"), Some(&2));
 }
+
+/// An executor that works through its tasks is not stalled, and is filled up before it is empty.
+#[test]
+fn an_executor_that_makes_progress_keeps_its_tasks_and_gets_more() {
+    let (mut bed, link) = warm(40, Duration::from_millis(1));
+    for _ in 0..3 {
+        bed.wait(Duration::from_millis(30));
+        let (executor, task) = bed.handed.remove(0);
+        let other = bed
+            .handed
+            .iter()
+            .position(|(id, _)| *id != executor)
+            .expect("two of them");
+        let (second, behind) = bed.handed.remove(other);
+        bed.results(
+            link,
+            vec![
+                TaskDone {
+                    duration_us: 1_000,
+                    ..Bed::done(&executor, &task, 0)
+                },
+                TaskDone {
+                    duration_us: 1_000,
+                    ..Bed::done(&second, &behind, 0)
+                },
+            ],
+        );
+    }
+    assert!(bed.recalled.is_empty(), "{:?}", bed.recalled);
+    assert_eq!(
+        in_hand(&bed),
+        [5, 5],
+        "three of five were done, and they were filled up"
+    );
+}
