@@ -1,10 +1,12 @@
 //! `flame-cluster.yaml`: the configuration of the daemons.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::{ConfigError, Endpoint, Scheme};
+use crate::duration;
 use crate::resources::Resources;
 use crate::size;
 use crate::state::Shim;
@@ -26,6 +28,9 @@ const KEYS: &[&str] = &[
     "cluster.limits.max_sessions",
     "cluster.limits.max_executors",
     "cluster.limits.max_message_size",
+    "cluster.retention",
+    "cluster.retention.max_age",
+    "cluster.retention.max_size",
     "cluster.recovery",
     "cluster.recovery.session",
     "cluster.recovery.session.retry_limits",
@@ -53,6 +58,14 @@ const KEYS: &[&str] = &[
 
 /// Executors that one node may run unless configured otherwise.
 const DEFAULT_MAX_EXECUTORS: u32 = 128;
+/// Closed sessions that are kept: each costs about a kilobyte of memory.
+const DEFAULT_MAX_SESSIONS: usize = 10_000;
+/// Age of closed sessions: a result of last month can still be looked at.
+const DEFAULT_MAX_AGE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// Bytes of state: fits the disk of a small machine.
+const DEFAULT_MAX_SIZE: u64 = 10 << 30;
+/// What stands for "no bound" in `cluster.retention`.
+const UNLIMITED: &str = "unlimited";
 /// Failures to bind after which a session gets no new executors.
 const DEFAULT_BIND_RETRIES: u32 = 5;
 /// Largest message on any link, in bytes.
@@ -81,6 +94,8 @@ pub struct ClusterConfig {
     pub shim: Shim,
     /// Bounds.
     pub limits: Limits,
+    /// For how long closed sessions are kept.
+    pub retention: Retention,
     /// Failures to bind after which a session gets no new executors.
     pub bind_retries: u32,
     /// TLS of the Frontend and the node link.
@@ -125,6 +140,15 @@ pub struct Limits {
     pub max_executors: u32,
     /// Largest message on any link, in bytes.
     pub max_message_size: usize,
+}
+
+/// For how long closed sessions are kept; open ones always are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Time since a session was closed; without a value there is no bound.
+    pub max_age: Option<Duration>,
+    /// Bytes of state; without a value there is no bound.
+    pub max_size: Option<u64>,
 }
 
 /// Files of a TLS server and of those who connect to it.
@@ -235,6 +259,7 @@ impl ClusterConfig {
                 }
             },
             limits: limits(cluster.limits.unwrap_or_default())?,
+            retention: retention(cluster.retention.unwrap_or_default())?,
             bind_retries: cluster
                 .recovery
                 .and_then(|recovery| recovery.session)
@@ -296,11 +321,30 @@ fn limits(raw: RawLimits) -> Result<Limits, ConfigError> {
         ));
     }
     Ok(Limits {
-        max_sessions: raw.max_sessions,
+        max_sessions: Some(raw.max_sessions.unwrap_or(DEFAULT_MAX_SESSIONS)),
         max_executors,
         max_message_size: usize::try_from(max_message_size)
             .map_err(|error| ConfigError::value(size_key, error))?,
     })
+}
+
+fn retention(raw: RawRetention) -> Result<Retention, ConfigError> {
+    let max_age = match raw.max_age.as_deref() {
+        None => Some(DEFAULT_MAX_AGE),
+        Some(UNLIMITED) => None,
+        Some(text) => Some(
+            duration::parse_span(text)
+                .map_err(|error| ConfigError::value("cluster.retention.max_age", error))?,
+        ),
+    };
+    let max_size = match raw.max_size {
+        None => Some(DEFAULT_MAX_SIZE),
+        Some(SizeText(text)) if text == UNLIMITED => None,
+        Some(SizeText(text)) => Some(
+            size::parse(&text).map_err(|error| ConfigError::value("cluster.retention.max_size", error))?,
+        ),
+    };
+    Ok(Retention { max_age, max_size })
 }
 
 fn cache(raw: RawCache) -> Result<CacheConfig, ConfigError> {
@@ -365,6 +409,7 @@ struct RawCluster {
     _schedule_interval: Option<u64>,
     executors: Option<RawExecutors>,
     limits: Option<RawLimits>,
+    retention: Option<RawRetention>,
     recovery: Option<RawRecovery>,
     tls: Option<Tls>,
     /// Taken for compatibility: profiles are read with `perf`, not over HTTP.
@@ -382,6 +427,12 @@ struct RawLimits {
     max_sessions: Option<usize>,
     max_executors: Option<u32>,
     max_message_size: Option<SizeText>,
+}
+
+#[derive(Deserialize, Default)]
+struct RawRetention {
+    max_age: Option<String>,
+    max_size: Option<SizeText>,
 }
 
 #[derive(Deserialize)]
@@ -434,6 +485,7 @@ cluster:
   schedule_interval: 100
   executors: {shim: host}
   limits: {max_sessions: 10, max_executors: 4, max_message_size: 16M}
+  retention: {max_age: 12h, max_size: 1G}
   recovery: {session: {retry_limits: 2}}
   tls: {cert_file: /c, key_file: /k, ca_file: /ca}
   pprof: {port: 6060}
@@ -485,6 +537,15 @@ cache:
         assert_eq!(config.policies, [Policy::Priority, Policy::Drf]);
         assert_eq!(config.bind_retries, 5);
         assert!(config.cache.is_none());
+        assert_eq!(config.limits.max_sessions, Some(10_000));
+        assert_eq!(config.retention.max_age, Some(Duration::from_secs(2_592_000)));
+        assert_eq!(config.retention.max_size, Some(10 << 30));
+    }
+
+    #[test]
+    fn retention_can_be_switched_off() {
+        let config = with("retention: {max_age: unlimited, max_size: unlimited}").expect("valid");
+        assert_eq!(config.retention, Retention::default());
     }
 
     #[test]
@@ -527,6 +588,9 @@ cache:
             ("limits: {max_executors: 0}", "at least 1"),
             ("limits: {max_message_size: 1G}", "64K to 256M"),
             ("limits: {max_sessions: many}", "max_sessions"),
+            ("retention: {max_age: 7}", "cluster.retention.max_age"),
+            ("retention: {max_age: 7 weeks}", "e.g. 12h or 30d"),
+            ("retention: {max_size: big}", "cluster.retention.max_size"),
             ("tls: {cert_file: /c, key_file: /k}", "must be https"),
         ] {
             let error = with(line).expect_err(line).to_string();
