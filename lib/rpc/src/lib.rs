@@ -22,3 +22,4 @@ pub use generated::flame::v1;
 
 pub mod channel;
 mod convert;
+pub mod oversize;

@@ -7,6 +7,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use flame_rpc::v1;
 use tonic::{Code, Status, Streaming};
+use uuid::Uuid;
 
 use crate::backoff::Backoff;
 use crate::error::Error;
@@ -24,30 +25,29 @@ pub struct EndStream {
 
 impl Session {
     /// Creates a task for each input in one call, and returns their ids, in the order of the
-    /// inputs. All were created or none. `None` if the server has no such call. Like
-    /// [`Session::invoke`], it is sent again if it certainly never left.
+    /// inputs. All were created or none. `None` if the server has no such call.
+    ///
+    /// The call has an id of its own, by which the server knows it: if the connection is lost or
+    /// the server cannot take work at the moment, it is repeated until
+    /// [`crate::ClientOptions::reconnect_limit`] is over, and creates its tasks once.
     ///
     /// # Errors
-    /// As [`Session::create_task`].
+    /// As [`Session::create_task`]; if [`Error::is_lost`], the tasks may or may not exist.
     pub async fn create_tasks(&self, inputs: Vec<Option<Bytes>>) -> Result<Option<Range<u64>>, Error> {
         let request = v1::CreateTasksRequest {
             session_id: self.id.to_string(),
             tasks: inputs.into_iter().map(|input| v1::TaskInput { input }).collect(),
+            request_id: Some(Bytes::copy_from_slice(Uuid::new_v4().as_bytes())),
         };
-        let mut backoff = Backoff::new(self.client.reconnect_limit());
-        loop {
-            let status = match self.client.batch().create_tasks(request.clone()).await {
-                Ok(answer) => {
-                    let created = answer.into_inner();
-                    return Ok(Some(created.first_task_id..created.first_task_id + created.count));
-                }
-                Err(status) if is_missing(&status) => return Ok(None),
-                Err(status) => status,
-            };
-            let error = Error::from_status(format!("create tasks of session {}", self.id), &status);
-            if !error.is_unsent() || !backoff.wait().await {
-                return Err(error);
-            }
+        let call = || {
+            let (mut batch, request) = (self.client.batch(), request.clone());
+            async move { batch.create_tasks(request).await }
+        };
+        let doing = || format!("create tasks of session {}", self.id);
+        match self.client.repeat(doing, call).await {
+            Ok(created) => Ok(Some(created.first_task_id..created.first_task_id + created.count)),
+            Err(error) if error.code() == Some(Code::Unimplemented) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
@@ -63,16 +63,18 @@ impl Session {
             arrived: VecDeque::new(),
             last: after,
         };
-        match ends.connect().await {
-            Ok(()) => Ok(Some(ends)),
-            Err(status) if is_missing(&status) => Ok(None),
-            Err(status) => Err(ends.error(&status)),
+        let mut backoff = Backoff::new(self.client.reconnect_limit());
+        loop {
+            let error = match ends.connect().await {
+                Ok(()) => return Ok(Some(ends)),
+                Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+                Err(status) => ends.error(&status),
+            };
+            if !error.is_lost() || !backoff.wait().await {
+                return Err(error);
+            }
         }
     }
-}
-
-fn is_missing(status: &Status) -> bool {
-    status.code() == Code::Unimplemented
 }
 
 impl EndStream {

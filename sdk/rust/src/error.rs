@@ -7,6 +7,7 @@ use std::time::Duration;
 use flame_core::config::ConfigError;
 use flame_core::id::IdError;
 use flame_rpc::channel::ChannelError;
+use flame_rpc::oversize;
 use tonic::{Code, Status};
 
 /// Why a client's request has no result.
@@ -98,6 +99,13 @@ impl Error {
     /// What a failed call means: the server's word, or a lost connection.
     pub(crate) fn from_status(doing: impl Into<String>, status: &Status) -> Self {
         let doing = doing.into();
+        if let Some(oversize) = oversize::in_answer(status) {
+            return Self::Rpc {
+                doing,
+                code: oversize.code(),
+                message: oversize.message().to_owned(),
+            };
+        }
         // A status that came over the wire has no source; one that was made here has.
         match StdError::source(status) {
             Some(source) => Self::Lost {

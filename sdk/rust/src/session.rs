@@ -238,9 +238,12 @@ impl Session {
             task_id: id.to_owned(),
             session_id: self.id.to_string(),
         };
-        took(self.client.frontend().get_task(request).await, || {
-            format!("get task {id} of session {}", self.id)
-        })
+        let call = || {
+            let (mut frontend, request) = (self.client.frontend(), request.clone());
+            async move { frontend.get_task(request).await }
+        };
+        let doing = || format!("get task {id} of session {}", self.id);
+        self.client.repeat(doing, call).await
     }
 
     /// Follows task `id`: one record per change of its state, the last one terminal. The stream
@@ -255,7 +258,11 @@ impl Session {
             session_id: self.id.to_string(),
         };
         let doing = || format!("watch task {id} of session {}", self.id);
-        let stream = took(self.client.frontend().watch_task(request).await, doing)?;
+        let call = || {
+            let (mut frontend, request) = (self.client.frontend(), request.clone());
+            async move { frontend.watch_task(request).await }
+        };
+        let stream = self.client.repeat(doing, call).await?;
         Ok(TaskStream::new(stream, doing()))
     }
 
@@ -278,7 +285,11 @@ impl Session {
             session_id: self.id.to_string(),
         };
         let doing = || format!("list the tasks of session {}", self.id);
-        let stream = took(self.client.frontend().list_task(request).await, doing)?;
+        let call = || {
+            let (mut frontend, request) = (self.client.frontend(), request.clone());
+            async move { frontend.list_task(request).await }
+        };
+        let stream = self.client.repeat(doing, call).await?;
         Ok(TaskStream::new(stream, doing()))
     }
 }

@@ -125,36 +125,40 @@ const STREAM_END_LIMIT: Duration = Duration::from_secs(1);
 
 /// Follows the task to its end.
 pub(crate) async fn wait(session: &Session, id: &str) -> Result<v1::Task, Error> {
-    let mut lost = Backoff::new(session.client.reconnect_limit());
     let mut early = Backoff::new(NO_LIMIT);
     loop {
-        let seen = match follow(session, id).await {
-            Ok(Some(task)) => return explained(session, task).await,
-            // The contract lets a stream end without a word, so the record is asked for.
-            Ok(None) => session.get_task(id).await,
-            Err(error) => Err(error),
-        };
-        match seen {
-            Ok(task) if state(&task).is_terminal() => return Ok(task),
-            Ok(_) => {
-                lost.reset();
-                early.wait().await;
-            }
-            Err(error) if error.is_lost() => {
-                tracing::debug!(session = session.id(), task = id, "watching again: {error}");
-                if !lost.wait().await {
-                    return Err(error);
-                }
-            }
-            Err(error) => return Err(error),
+        let mut silent = true;
+        if let Some(task) = follow(session, id, &mut silent).await? {
+            return explained(session, task).await;
         }
+        // The contract lets a stream end without a word, and a connection that breaks ends it in
+        // the midst of one, so the record is asked for.
+        let task = session.get_task(id).await?;
+        if state(&task).is_terminal() {
+            return Ok(task);
+        }
+        if !silent {
+            early.reset();
+        }
+        early.wait().await;
     }
 }
 
-/// The task's terminal record; `None` if the stream ended before it came.
-async fn follow(session: &Session, id: &str) -> Result<Option<v1::Task>, Error> {
+/// The task's terminal record; `None` if the stream ended or broke before it came. `silent` is
+/// cleared if any record came.
+async fn follow(session: &Session, id: &str, silent: &mut bool) -> Result<Option<v1::Task>, Error> {
     let mut stream = session.watch_task(id).await?;
-    while let Some(task) = stream.next().await? {
+    loop {
+        let task = match stream.next().await {
+            Ok(Some(task)) => task,
+            Ok(None) => return Ok(None),
+            Err(error) if error.is_lost() => {
+                tracing::debug!(session = session.id(), task = id, "watching again: {error}");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        *silent = false;
         if state(&task).is_terminal() {
             // A stream that is dropped before its end is reset, and an HTTP/2 connection with
             // more than a thousand of such resets is closed ("too_many_internal_resets").
@@ -162,7 +166,6 @@ async fn follow(session: &Session, id: &str) -> Result<Option<v1::Task>, Error> 
             return Ok(Some(task));
         }
     }
-    Ok(None)
 }
 
 /// A failed task whose record does not say why is asked for once more, with its events.

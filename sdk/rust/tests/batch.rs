@@ -3,13 +3,15 @@
 
 mod fake;
 
+use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fake::Fake;
 use flame_rs::v1::frontend_batch_server::FrontendBatch;
-use flame_rs::{Client, ClientConfig, Session, SessionOptions, v1};
+use flame_rs::{Bytes, Client, ClientConfig, ClientOptions, Session, SessionOptions, v1};
 use futures::Stream;
 use tonic::{Request, Response, Status};
 
@@ -20,6 +22,10 @@ const ENDS_PER_STREAM: u64 = 3;
 #[derive(Clone, Default)]
 struct Cutting {
     created: Arc<Mutex<u64>>,
+    /// First task and number, by request id.
+    answered: Arc<Mutex<HashMap<Bytes, (u64, u64)>>>,
+    /// Answers that are lost before one arrives.
+    losing: Arc<AtomicUsize>,
     streams: Arc<AtomicUsize>,
 }
 
@@ -29,10 +35,24 @@ impl FrontendBatch for Cutting {
         &self,
         request: Request<v1::CreateTasksRequest>,
     ) -> Result<Response<v1::CreateTasksResponse>, Status> {
-        let count = request.into_inner().tasks.len() as u64;
-        let mut created = self.created.lock().expect("lock");
-        let first_task_id = *created + 1;
-        *created += count;
+        let request = request.into_inner();
+        let id = request.request_id.expect("every call has an id");
+        assert!((1..=64).contains(&id.len()), "{id:?}");
+        let mut answered = self.answered.lock().expect("lock");
+        let (first_task_id, count) = *answered.entry(id).or_insert_with(|| {
+            let mut created = self.created.lock().expect("lock");
+            let first = *created + 1;
+            *created += request.tasks.len() as u64;
+            (first, request.tasks.len() as u64)
+        });
+        let lost = |left: usize| left.checked_sub(1);
+        if self
+            .losing
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, lost)
+            .is_ok()
+        {
+            return Err(Status::unavailable("the answer is lost"));
+        }
         Ok(Response::new(v1::CreateTasksResponse { first_task_id, count }))
     }
 
@@ -107,4 +127,43 @@ async fn cut_streams_go_on_where_they_were_until_the_session_is_closed() {
     assert!(cutting.streams.load(Ordering::SeqCst) >= 3);
     session.close().await.expect("closed");
     assert_eq!(ends.next().await.expect("ends"), None);
+}
+
+#[tokio::test]
+async fn a_call_whose_answer_is_lost_is_repeated_and_creates_its_tasks_once() {
+    let cutting = Cutting::default();
+    let fake = Fake::with_batches(cutting.clone());
+    let session = session(&fake).await;
+    cutting.losing.store(2, Ordering::SeqCst);
+    let created = session.create_tasks(vec![None; 5]).await.expect("repeated");
+    assert_eq!(created, Some(1..6));
+    let created = session.create_tasks(vec![None; 2]).await.expect("answered");
+    assert_eq!(created, Some(6..8), "another call has another id");
+    assert_eq!(cutting.answered.lock().expect("lock").len(), 2);
+}
+
+#[tokio::test]
+async fn repetition_ends_at_the_clients_limit_with_the_servers_words() {
+    let cutting = Cutting::default();
+    let fake = Fake::with_batches(cutting.clone());
+    let config = ClientConfig {
+        endpoint: fake.url().parse().expect("url"),
+        ..ClientConfig::default()
+    };
+    let options = ClientOptions {
+        reconnect_limit: Duration::from_millis(200),
+        ..ClientOptions::default()
+    };
+    let client = Client::connect_with(&config, options).await.expect("connected");
+    let session = client
+        .create_session(SessionOptions::new("echo"))
+        .await
+        .expect("created");
+    cutting.losing.store(usize::MAX, Ordering::SeqCst);
+    let error = session.create_tasks(vec![None]).await.expect_err("gives up");
+    assert!(error.to_string().contains("the answer is lost"), "{error}");
+    assert!(
+        cutting.losing.load(Ordering::SeqCst) < usize::MAX - 1,
+        "it was repeated"
+    );
 }

@@ -176,6 +176,48 @@ async fn sessions_are_named_and_their_errors_keep_the_servers_words() {
     assert!(error.is_not_found(), "{error}");
 }
 
+#[tokio::test]
+async fn a_session_whose_creation_was_answered_to_nobody_is_ours() {
+    let fake = Fake::new();
+    let client = Client::connect(&config(&fake)).await.expect("connected");
+    fake.lock().losing = 1;
+    let ours = client
+        .create_session(SessionOptions::new("echo").id("ours"))
+        .await
+        .expect("repeated");
+    assert_eq!(ours.id(), "ours");
+    assert_eq!(fake.lock().losing, 0);
+    // A session that was there before is not.
+    for application in ["echo", "fails"] {
+        let taken = client
+            .create_session(SessionOptions::new(application).id("ours"))
+            .await;
+        assert_eq!(
+            taken.expect_err("taken").to_string(),
+            format!("cannot create a session of application {application}: session exists (AlreadyExists)")
+        );
+    }
+    // Nor is one that differs, whatever became of the first answer.
+    let mut mine = fake.lock();
+    mine.sessions
+        .insert("theirs".to_owned(), ("fails".to_owned(), true));
+    mine.busy = 1;
+    drop(mine);
+    let taken = client
+        .create_session(SessionOptions::new("echo").id("theirs"))
+        .await;
+    assert!(taken.expect_err("theirs").to_string().contains("session exists"));
+}
+
+#[tokio::test]
+async fn calls_that_read_are_repeated() {
+    let fake = Fake::new();
+    let session = session(&fake, "echo").await;
+    fake.lock().losing = 3;
+    session.get().await.expect("repeated");
+    assert_eq!(fake.lock().losing, 0);
+}
+
 /// Yields until the condition holds; the test runner's own time limit ends a wait in vain.
 async fn wait_until(condition: impl Fn() -> bool) {
     while !condition() {

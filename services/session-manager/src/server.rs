@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use flame_core::config::ClusterConfig;
-use flame_rpc::channel;
 use flame_rpc::node::node_link_server::NodeLinkServer;
 use flame_rpc::v1::frontend_batch_server::FrontendBatchServer;
 use flame_rpc::v1::frontend_server::FrontendServer;
+use flame_rpc::{channel, oversize};
 use flame_systemd::notify::Notifier;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -108,6 +108,7 @@ pub async fn serve(
         .max_encoding_message_size(usize::MAX);
     let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
     let frontend = builder(config)?
+        .layer(oversize::layer())
         .add_service(frontend)
         .add_service(batch)
         .serve_with_incoming(incoming(listeners.0));

@@ -75,10 +75,11 @@ impl Client {
         let request = v1::GetApplicationRequest {
             name: name.to_owned(),
         };
-        let answer = took(self.frontend().get_application(request).await, || {
-            format!("get application {name}")
-        });
-        match answer {
+        let call = || {
+            let (mut frontend, request) = (self.frontend(), request.clone());
+            async move { frontend.get_application(request).await }
+        };
+        match self.repeat(|| format!("get application {name}"), call).await {
             Ok(application) => Ok(Some(application)),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -90,11 +91,12 @@ impl Client {
     /// # Errors
     /// [`Error::Rpc`] and [`Error::Lost`].
     pub async fn list_applications(&self) -> Result<Vec<v1::Application>, Error> {
-        let answer = self
-            .frontend()
-            .list_application(v1::ListApplicationRequest {})
-            .await;
-        Ok(took(answer, || "list the applications".to_owned())?.applications)
+        let call = || {
+            let mut frontend = self.frontend();
+            async move { frontend.list_application(v1::ListApplicationRequest {}).await }
+        };
+        let answer = self.repeat(|| "list the applications".to_owned(), call);
+        Ok(answer.await?.applications)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use flame_rpc::v1;
 
-use super::{Client, took};
+use super::Client;
 use crate::error::Error;
 
 impl Client {
@@ -11,8 +11,11 @@ impl Client {
     /// # Errors
     /// [`Error::Rpc`] and [`Error::Lost`].
     pub async fn list_nodes(&self) -> Result<Vec<v1::Node>, Error> {
-        let answer = self.frontend().list_nodes(v1::ListNodesRequest {}).await;
-        Ok(took(answer, || "list the nodes".to_owned())?.nodes)
+        let call = || {
+            let mut frontend = self.frontend();
+            async move { frontend.list_nodes(v1::ListNodesRequest {}).await }
+        };
+        Ok(self.repeat(|| "list the nodes".to_owned(), call).await?.nodes)
     }
 
     /// Node `name`; `None` if there is none.
@@ -23,9 +26,11 @@ impl Client {
         let request = v1::GetNodeRequest {
             name: name.to_owned(),
         };
-        match took(self.frontend().get_node(request).await, || {
-            format!("get node {name}")
-        }) {
+        let call = || {
+            let (mut frontend, request) = (self.frontend(), request.clone());
+            async move { frontend.get_node(request).await }
+        };
+        match self.repeat(|| format!("get node {name}"), call).await {
             Ok(answer) => Ok(answer.node),
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
@@ -37,7 +42,13 @@ impl Client {
     /// # Errors
     /// [`Error::Rpc`] and [`Error::Lost`].
     pub async fn list_executors(&self) -> Result<Vec<v1::Executor>, Error> {
-        let answer = self.frontend().list_executor(v1::ListExecutorRequest {}).await;
-        Ok(took(answer, || "list the executors".to_owned())?.executors)
+        let call = || {
+            let mut frontend = self.frontend();
+            async move { frontend.list_executor(v1::ListExecutorRequest {}).await }
+        };
+        Ok(self
+            .repeat(|| "list the executors".to_owned(), call)
+            .await?
+            .executors)
     }
 }

@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flame_core::config::{ClientConfig, Endpoint};
-use flame_rpc::channel;
 use flame_rpc::v1;
 use flame_rpc::v1::frontend_batch_client::FrontendBatchClient;
 use flame_rpc::v1::frontend_client::FrontendClient;
-use tonic::Status;
+use flame_rpc::{channel, oversize};
 use tonic::transport::Channel;
+use tonic::{Code, Status};
 
+use crate::backoff::Backoff;
 use crate::error::Error;
-use crate::{MAX_MESSAGE_SIZE, Session, SessionOptions};
+use crate::{Session, SessionOptions};
 
 /// A restart of the session manager, or of the machine it runs on, is over within this time.
 const RECONNECT_LIMIT: Duration = Duration::from_secs(120);
@@ -28,7 +29,9 @@ pub struct ClientOptions {
     /// HTTP/2 connections to spread requests over; one is right for all but many thousands of
     /// tasks per second. At least 1.
     pub connections: usize,
-    /// How long a lost connection is tried again for tasks under way, before they are given up.
+    /// How long a session manager that cannot be reached, or cannot take new work at the moment
+    /// (UNAVAILABLE), is asked again before a call gives up; 120 s by default. Only calls that
+    /// cannot do a thing twice are repeated: see [`Client`].
     pub reconnect_limit: Duration,
 }
 
@@ -55,6 +58,13 @@ pub fn config(file: Option<&Path>, endpoint: Option<Endpoint>) -> Result<ClientC
 }
 
 /// A connection to a session manager. Clones share it.
+///
+/// A session manager that was restarted, or killed, costs its clients nothing: calls that read,
+/// that open, create or close a session, and those that create many tasks
+/// ([`Session::create_tasks`]) are repeated with a growing pause until they are answered, for up to
+/// [`ClientOptions::reconnect_limit`]; streams go on where they were. Calls that could do a thing
+/// twice are only sent again if they certainly never left. The first connection is not repeated:
+/// a wrong address is told at once.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -102,8 +112,9 @@ impl Client {
         let url = config.endpoint.url();
         let first = channel::connect(&url, config.ca_file.as_deref()).await?;
         let batch = FrontendBatchClient::new(first.clone())
-            .max_decoding_message_size(MAX_MESSAGE_SIZE)
-            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+            .max_decoding_message_size(oversize::MAX_ANSWER)
+            // What is too much is said by the server, which knows its limit.
+            .max_encoding_message_size(usize::MAX);
         let mut channels = vec![first];
         for _ in 1..options.connections {
             channels.push(channel::connect(&url, config.ca_file.as_deref()).await?);
@@ -111,8 +122,8 @@ impl Client {
         let mut frontends = Vec::new();
         for channel in channels {
             let frontend = FrontendClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_SIZE)
-                .max_encoding_message_size(MAX_MESSAGE_SIZE);
+                .max_decoding_message_size(oversize::MAX_ANSWER)
+                .max_encoding_message_size(usize::MAX);
             frontends.push(frontend);
         }
         Ok(Self {
@@ -127,19 +138,59 @@ impl Client {
 
     /// Creates a session.
     ///
+    /// If the answer is lost with the connection, the call is repeated; a session that is there
+    /// by then and is what was asked for is the one that the first call created.
+    ///
     /// # Errors
     /// [`Error::Name`] for an id that is not valid, [`Error::Rpc`] with `NotFound` for an unknown
     /// application and with `AlreadyExists` for an id that is taken.
     pub async fn create_session(&self, options: SessionOptions) -> Result<Session, Error> {
         let (id, spec) = options.into_request()?;
-        let application = spec.application.clone();
+        let doing = || format!("create a session of application {}", spec.application);
         let request = v1::CreateSessionRequest {
             session_id: id,
-            session: Some(spec),
+            session: Some(spec.clone()),
         };
-        let answer = self.frontend().create_session(request).await;
-        let doing = || format!("create a session of application {application}");
-        Session::new(self.clone(), took(answer, doing)?, doing)
+        let mut backoff = Backoff::new(self.reconnect_limit());
+        let mut answer_lost = false;
+        loop {
+            let error = match took(self.frontend().create_session(request.clone()).await, doing) {
+                Ok(created) => return Session::new(self.clone(), created, doing),
+                Err(error) => error,
+            };
+            if answer_lost && error.code() == Some(Code::AlreadyExists) {
+                return self.adopt(&request, error).await;
+            }
+            answer_lost |= error.is_lost() && !error.is_unsent();
+            if !error.is_lost() || !backoff.wait().await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The session that an earlier call with this request has created, although its answer was
+    /// lost; `taken` if it is somebody else's.
+    async fn adopt(&self, request: &v1::CreateSessionRequest, taken: Error) -> Result<Session, Error> {
+        let open = v1::OpenSessionRequest {
+            session_id: request.session_id.clone(),
+            session: request.session.clone(),
+        };
+        let doing = || format!("open session {}", request.session_id);
+        let call = || {
+            let (mut frontend, open) = (self.frontend(), open.clone());
+            async move { frontend.open_session(open).await }
+        };
+        let found = match self.repeat(doing, call).await {
+            Ok(found) => found,
+            Err(lost) if lost.is_lost() => return Err(lost),
+            Err(_) => return Err(taken), // it is closed or differs
+        };
+        // The server compares everything else.
+        let common = |spec: &Option<v1::SessionSpec>| spec.as_ref().and_then(|spec| spec.common_data.clone());
+        if common(&found.spec) != common(&request.session) {
+            return Err(taken);
+        }
+        Session::new(self.clone(), found, doing)
     }
 
     /// Opens the session `id`: the existing one, or if there is none and `options` are given a new
@@ -157,9 +208,12 @@ impl Client {
             session_id: id.to_owned(),
             session: spec,
         };
-        let answer = self.frontend().open_session(request).await;
         let doing = || format!("open session {id}");
-        Session::new(self.clone(), took(answer, doing)?, doing)
+        let call = || {
+            let (mut frontend, request) = (self.frontend(), request.clone());
+            async move { frontend.open_session(request).await }
+        };
+        Session::new(self.clone(), self.repeat(doing, call).await?, doing)
     }
 
     /// The session `id` as the server knows it, open or closed.
@@ -170,9 +224,11 @@ impl Client {
         let request = v1::GetSessionRequest {
             session_id: id.to_owned(),
         };
-        took(self.frontend().get_session(request).await, || {
-            format!("get session {id}")
-        })
+        let call = || {
+            let (mut frontend, request) = (self.frontend(), request.clone());
+            async move { frontend.get_session(request).await }
+        };
+        self.repeat(|| format!("get session {id}"), call).await
     }
 
     /// All sessions, closed ones too.
@@ -180,8 +236,14 @@ impl Client {
     /// # Errors
     /// [`Error::Rpc`] and [`Error::Lost`].
     pub async fn list_sessions(&self) -> Result<Vec<v1::Session>, Error> {
-        let answer = self.frontend().list_session(v1::ListSessionRequest {}).await;
-        Ok(took(answer, || "list the sessions".to_owned())?.sessions)
+        let call = || {
+            let mut frontend = self.frontend();
+            async move { frontend.list_session(v1::ListSessionRequest {}).await }
+        };
+        Ok(self
+            .repeat(|| "list the sessions".to_owned(), call)
+            .await?
+            .sessions)
     }
 
     /// Closes session `id`: its pending tasks are cancelled. Closing a closed session succeeds.
@@ -192,9 +254,11 @@ impl Client {
         let request = v1::CloseSessionRequest {
             session_id: id.to_owned(),
         };
-        took(self.frontend().close_session(request).await, || {
-            format!("close session {id}")
-        })
+        let call = || {
+            let (mut frontend, request) = (self.frontend(), request.clone());
+            async move { frontend.close_session(request).await }
+        };
+        self.repeat(|| format!("close session {id}"), call).await
     }
 
     /// Deletes the closed session `id` and its tasks.
@@ -219,6 +283,29 @@ impl Client {
 
     pub(crate) fn batch(&self) -> FrontendBatchClient<Channel> {
         self.shared.batch.clone()
+    }
+
+    /// Makes a call that cannot do a thing twice until it is answered, for as long as the options
+    /// say. `doing` names it in an error.
+    pub(crate) async fn repeat<T, C>(
+        &self,
+        doing: impl Fn() -> String,
+        mut call: impl FnMut() -> C,
+    ) -> Result<T, Error>
+    where
+        C: Future<Output = Result<tonic::Response<T>, Status>>,
+    {
+        let mut backoff = Backoff::new(self.reconnect_limit());
+        loop {
+            let error = match took(call().await, &doing) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !error.is_lost() || !backoff.wait().await {
+                return Err(error);
+            }
+            tracing::debug!("asking again: {error}");
+        }
     }
 
     pub(crate) fn reconnect_limit(&self) -> Duration {

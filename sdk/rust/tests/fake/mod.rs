@@ -35,6 +35,23 @@ pub struct State {
     pub sessions: HashMap<String, (String, bool)>,
     pub tasks: HashMap<(String, String), v1::TaskSpec>,
     pub watches: usize,
+    /// Answers to CreateSession, and to the calls that read, that are lost from now on.
+    pub losing: usize,
+    /// Calls of CreateSession that are refused for the moment, from now on.
+    pub busy: usize,
+}
+
+impl State {
+    /// Fails in place of an answer that is to be lost.
+    fn lose(&mut self) -> Result<(), Status> {
+        match self.losing.checked_sub(1) {
+            None => Ok(()),
+            Some(left) => {
+                self.losing = left;
+                Err(Status::unavailable("the answer is lost"))
+            }
+        }
+    }
 }
 
 /// The manager; [`Fake::stop`] cuts all connections, [`Fake::start`] listens again.
@@ -289,6 +306,10 @@ impl Frontend for Handler {
         let request = request.into_inner();
         let application = request.session.unwrap_or_default().application;
         let mut state = self.state.lock().expect("lock");
+        if let Some(left) = state.busy.checked_sub(1) {
+            state.busy = left;
+            return Err(Status::unavailable("busy"));
+        }
         if !state.applications.contains_key(&application) {
             return Err(Status::not_found(format!("application {application} not found")));
         }
@@ -298,12 +319,23 @@ impl Frontend for Handler {
         state
             .sessions
             .insert(request.session_id.clone(), (application.clone(), true));
+        state.lose()?;
         Ok(Response::new(session(&request.session_id, &application, true)))
     }
 
     async fn open_session(&self, request: Request<v1::OpenSessionRequest>) -> Answer<v1::Session> {
-        let id = request.into_inner().session_id;
-        match self.state.lock().expect("lock").sessions.get(&id) {
+        let request = request.into_inner();
+        let id = request.session_id;
+        let state = self.state.lock().expect("lock");
+        match state.sessions.get(&id) {
+            Some((application, true))
+                if request
+                    .session
+                    .as_ref()
+                    .is_some_and(|spec| spec.application != *application) =>
+            {
+                Err(Status::invalid_argument(format!("session {id} spec mismatch")))
+            }
             Some((application, true)) => Ok(Response::new(session(&id, application, true))),
             Some(_) => Err(Status::invalid_argument(format!("session {id} is not open"))),
             None => Err(Status::not_found(format!("session {id} not found"))),
@@ -327,7 +359,9 @@ impl Frontend for Handler {
 
     async fn get_session(&self, request: Request<v1::GetSessionRequest>) -> Answer<v1::Session> {
         let id = request.into_inner().session_id;
-        match self.state.lock().expect("lock").sessions.get(&id) {
+        let mut state = self.state.lock().expect("lock");
+        state.lose()?;
+        match state.sessions.get(&id) {
             Some((application, open)) => Ok(Response::new(session(&id, application, *open))),
             None => Err(Status::not_found(format!("session {id} not found"))),
         }

@@ -44,9 +44,11 @@ impl FrontendBatch for BatchService {
         let inputs: Vec<_> = request.tasks.into_iter().map(|task| task.input).collect();
         let count = inputs.len() as u64;
         let session = request.session_id;
-        let created = self
-            .engine
-            .write(move |core, now, fx| core.create_tasks(&session, inputs, now, fx));
+        let id = request.request_id;
+        let created = self.engine.write(move |core, now, fx| match &id {
+            Some(id) => core.create_tasks_once(&session, id, inputs, now, fx),
+            None => core.create_tasks(&session, inputs, now, fx),
+        });
         let first_task_id = created.await?;
         Ok(Response::new(v1::CreateTasksResponse { first_task_id, count }))
     }

@@ -69,6 +69,7 @@ impl Bed {
                 };
                 count
             ],
+            request_id: None,
         };
         self.service
             .create_tasks(Request::new(request))

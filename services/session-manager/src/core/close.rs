@@ -3,7 +3,7 @@
 use flame_core::state::{SessionState, TaskState};
 use flame_rpc::v1;
 
-use super::{Core, CoreError, Effects, Now, SessionKey};
+use super::{Core, CoreError, Effects, Now, Requests, SessionKey};
 use crate::store::Record;
 
 impl Core {
@@ -43,6 +43,7 @@ impl Core {
             session.row.state = SessionState::Closed;
             session.row.completed = Some(now.wall);
             session.waiting_since = None;
+            session.requests = Requests::default();
             fx.records.push(Record::SessionClosed {
                 session: key,
                 time: now.wall,

@@ -12,6 +12,7 @@ mod policy;
 mod prefetch;
 mod recent;
 mod reconcile;
+mod requests;
 mod scheduler;
 mod sessions;
 mod tasks;
@@ -29,6 +30,8 @@ use flame_rpc::{node, v1};
 pub use error::CoreError;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
 pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, Node, Session, Task, TaskPhase};
+pub use requests::RequestRow;
+pub(crate) use requests::Requests;
 pub use sessions::SessionProgress;
 
 use crate::store::{Record, Snapshot};

@@ -8,7 +8,7 @@ use flame_core::state::{NodeState, SessionState, Shim, TaskState};
 use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, TaskId};
 use flame_rpc::v1;
 
-use super::{LinkId, Now, metadata};
+use super::{LinkId, Now, Requests, metadata};
 use crate::store::StoredSession;
 
 /// Number of a session, in the order of creation over the whole life of the store.
@@ -169,6 +169,8 @@ pub(crate) struct Session {
     pub(crate) waiting_since: Option<Duration>,
     /// How long its tasks take, the latest counting most; unknown until the first result.
     pub(crate) task_time: Option<Duration>,
+    /// Calls that may be repeated.
+    pub(crate) requests: Requests,
 }
 
 /// A task that has not ended.
@@ -214,6 +216,7 @@ impl Session {
             paused: false,
             waiting_since: None,
             task_time: None,
+            requests: Requests::default(),
         }
     }
 
@@ -224,6 +227,9 @@ impl Session {
         session.succeeded = stored.succeeded;
         session.failed = stored.failed;
         session.cancelled = stored.cancelled;
+        for request in &stored.requests {
+            session.requests.remember(request);
+        }
         for row in stored.open {
             session.pending.insert(row.id);
             let task = Task {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use flame_core::config::cluster::{Storage, StorageSync};
 use flame_core::{ApplicationName, TaskId};
 
-use crate::core::{Application, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{Application, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
 
 /// A change that has to survive.
 #[derive(Debug, Clone)]
@@ -21,7 +21,7 @@ pub enum Record {
     ApplicationRemoved(ApplicationName),
     /// A session is new.
     SessionCreated(SessionRow),
-    /// A session takes no more tasks.
+    /// A session takes no more tasks; its requests need not be remembered any more.
     SessionClosed {
         /// Which.
         session: SessionKey,
@@ -36,6 +36,13 @@ pub enum Record {
     TaskCreated(TaskRow),
     /// A task has ended.
     TaskFinished(Arc<TaskRow>),
+    /// A call made tasks and may be repeated.
+    RequestAnswered {
+        /// The call.
+        row: RequestRow,
+        /// An older one of the session that need not be remembered any more.
+        forgotten: Option<Arc<[u8]>>,
+    },
 }
 
 /// Everything that the core needs to go on.
@@ -66,6 +73,8 @@ pub struct StoredSession {
     pub failed: u64,
     /// See `succeeded`.
     pub cancelled: u64,
+    /// Calls that may be repeated, oldest first.
+    pub requests: Vec<RequestRow>,
 }
 
 /// The store cannot do what is asked.

@@ -15,7 +15,7 @@ use prost::Message;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 
 use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader};
-use crate::core::{Application, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{Application, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
 
 /// Formats of the file, each with the statements that lead to it from the one before.
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -47,6 +47,12 @@ pub(super) const MIGRATIONS: &[&str] = &[
         FROM tasks WHERE state >= 2
     ) AS numbered WHERE tasks.session = numbered.session AND tasks.id = numbered.id;
     CREATE UNIQUE INDEX tasks_sequence ON tasks (session, sequence) WHERE sequence IS NOT NULL;
+",
+    "
+    CREATE TABLE requests (
+        session INTEGER NOT NULL, id BLOB NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+        PRIMARY KEY (session, id)
+    ) WITHOUT ROWID;
 ",
 ];
 
@@ -218,10 +224,13 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
             "INSERT INTO sessions VALUES (?, ?, ?, 0, ?, NULL)",
             params![row.key, row.id.as_str(), row.spec().encode_to_vec(), row.created],
         ),
-        Record::SessionClosed { session, time } => run(
-            "UPDATE sessions SET state = 1, completed = ? WHERE key = ?",
-            params![time, session],
-        ),
+        Record::SessionClosed { session, time } => {
+            run("DELETE FROM requests WHERE session = ?", params![session])?;
+            run(
+                "UPDATE sessions SET state = 1, completed = ? WHERE key = ?",
+                params![time, session],
+            )
+        }
         Record::SessionRemoved(key) => {
             run("DELETE FROM tasks WHERE session = ?", params![key])?;
             run("DELETE FROM session_events WHERE session = ?", params![key])?;
@@ -249,6 +258,18 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
                 row.id
             ],
         ),
+        Record::RequestAnswered { row, forgotten } => {
+            if let Some(id) = forgotten {
+                run(
+                    "DELETE FROM requests WHERE session = ? AND id = ?",
+                    params![row.session, &id[..]],
+                )?;
+            }
+            run(
+                "INSERT INTO requests VALUES (?, ?, ?, ?)",
+                params![row.session, &row.id[..], row.first, row.count],
+            )
+        }
     }
 }
 
@@ -327,7 +348,9 @@ fn load_session(transaction: &Transaction<'_>, row: SessionRow) -> rusqlite::Res
         succeeded: 0,
         failed: 0,
         cancelled: 0,
+        requests: Vec::new(),
     };
+    stored.requests = load_requests(transaction, stored.row.key)?;
     let mut rows = counts.query([stored.row.key])?;
     while let Some(row) = rows.next()? {
         let (state, count): (i32, u64) = (row.get(0)?, row.get(1)?);
@@ -375,6 +398,21 @@ fn load_events(transaction: &Transaction<'_>, key: SessionKey) -> rusqlite::Resu
         events.reverse();
         events
     })
+}
+
+/// In the order in which they came, which is that of the tasks that they made.
+fn load_requests(transaction: &Transaction<'_>, key: SessionKey) -> rusqlite::Result<Vec<RequestRow>> {
+    let mut statement = transaction
+        .prepare_cached("SELECT id, first, count FROM requests WHERE session = ? ORDER BY first")?;
+    let request = |row: &Row<'_>| {
+        Ok(RequestRow {
+            session: key,
+            id: Arc::from(row.get::<_, Vec<u8>>(0)?),
+            first: row.get(1)?,
+            count: row.get(2)?,
+        })
+    };
+    statement.query_map([key], request)?.collect()
 }
 
 fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {

@@ -185,7 +185,7 @@ fn a_file_of_a_later_version_is_refused() {
         .expect("refused")
         .to_string();
     assert!(
-        error.contains("has format 99") && error.contains("up to 2"),
+        error.contains("has format 99") && error.contains("up to 3"),
         "{error}"
     );
 }

@@ -284,6 +284,7 @@ fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
         succeeded: 0,
         failed: 0,
         cancelled: 0,
+        requests: Vec::new(),
     };
     let applications = old.core.applications.values().cloned().collect();
     let snapshot = Snapshot {

@@ -3,6 +3,7 @@
 mod clients;
 mod failures;
 mod prefetch;
+mod requests;
 mod scheduling;
 
 use std::collections::BTreeMap;
