@@ -12,6 +12,7 @@ use crate::core::{CoreError, SessionProgress, TaskRow};
 use crate::engine::Engine;
 use crate::frontend::read_stored;
 use crate::store::TaskReader;
+use crate::watch::SessionWatch;
 
 /// Most ends in one message, and about the most bytes of output: large enough that the overhead
 /// of a message does not count, small enough that clients see progress and no limit is met.
@@ -86,7 +87,7 @@ struct Ends {
 }
 
 /// A session as it was when the watch began, and what comes after.
-type Begun = (SessionProgress, mpsc::Receiver<Arc<TaskRow>>);
+type Begun = (SessionProgress, SessionWatch);
 
 /// Why sending ended: the client went away, or was told an error.
 struct Gone;
@@ -99,7 +100,7 @@ impl Ends {
             let progress = core.session_progress(&session)?;
             let live = match progress.open {
                 true => engine.watch_session(progress.key),
-                false => mpsc::channel(1).1, // closed at once: nothing will come
+                false => SessionWatch::closed(),
             };
             Ok((progress, live))
         };
@@ -151,18 +152,18 @@ impl Ends {
     }
 
     /// Sends what ends, until no more comes.
-    async fn follow(&mut self, live: &mut mpsc::Receiver<Arc<TaskRow>>) -> Result<(), Gone> {
-        let mut rows = Vec::new();
+    async fn follow(&mut self, live: &mut SessionWatch) -> Result<(), Gone> {
         loop {
             let received = tokio::select! {
-                received = live.recv_many(&mut rows, MAX_ENDS) => received,
+                received = live.next() => received,
                 () = self.sender.closed() => return Err(Gone),
             };
-            if received == 0 {
+            let Some(rows) = received else {
                 return Ok(());
+            };
+            for rows in rows.chunks(MAX_ENDS) {
+                self.send(rows.iter().map(Arc::as_ref)).await?;
             }
-            self.send(rows.iter().map(Arc::as_ref)).await?;
-            rows.clear();
         }
     }
 

@@ -9,13 +9,13 @@ use futures::StreamExt;
 
 use super::*;
 use crate::core::{Core, CoreConfig, LinkId, NodeHello};
-use crate::engine::EngineThreads;
+use crate::engine::EngineRun;
 use crate::store;
 
 struct Bed {
     engine: Engine,
     service: BatchService,
-    _threads: EngineThreads,
+    _threads: EngineRun,
     _directory: tempfile::TempDir,
 }
 
@@ -38,6 +38,7 @@ impl Bed {
             },
             policies: config.policies,
             limits: config.limits,
+            retention: config.retention,
             bind_retries: 5,
         };
         let (engine, threads) = Engine::start(Core::new(config, snapshot), store).expect("starts");

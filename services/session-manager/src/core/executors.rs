@@ -5,7 +5,7 @@ use flame_rpc::node::{self, ExecutorPhase, to_agent::Message};
 use flame_rpc::v1;
 use std::time::Duration;
 
-use super::{Core, Effects, Executor, ExecutorState, NoticeLevel, Now, SessionKey};
+use super::{Application, Core, Effects, Executor, ExecutorState, NoticeLevel, Now, SessionKey};
 
 /// Wait after the first failure to bind; doubled with each further one.
 const FIRST_BIND_RETRY: Duration = Duration::from_millis(100);
@@ -65,6 +65,8 @@ impl Core {
         };
         fx.order(link, Message::Start(start));
         self.executors.insert(id, executor);
+        // Now the session may have one more than it has to keep.
+        self.timer(Duration::ZERO);
     }
 
     /// Tells the node to end an executor. Its resources are free when the node says so.
@@ -125,6 +127,7 @@ impl Core {
         }
         // A session of higher right may have come while the process started.
         self.dirty = true;
+        self.timer(Duration::ZERO);
     }
 
     fn bind_failed(&mut self, id: &ExecutorId, code: i32, reason: &str, now: Now, fx: &mut Effects) {
@@ -232,7 +235,10 @@ impl Core {
                     session.idle.push_front(executor.id.clone());
                     self.touched.insert(executor.session);
                     // Somebody may wait for exactly this executor to become idle.
-                    self.dirty |= session.pending.is_empty();
+                    self.dirty |= self.unserved && session.pending.is_empty();
+                    let keep = self.applications.get(executor.application.as_str());
+                    let keep = keep.map_or(Duration::ZERO, Application::delay_release);
+                    self.timers_at = self.timers_at.min(now.mono + keep);
                 }
             }
             ExecutorState::Draining => {

@@ -4,6 +4,7 @@ use flame_core::NodeName;
 use flame_core::state::NodeState;
 use flame_rpc::node::{self, from_agent, to_agent};
 use flame_rpc::v1;
+use std::time::Duration;
 
 use super::model::{FORGET_AFTER, LOST_AFTER, SUSPECT_AFTER};
 use super::{Core, CoreError, Effects, ExecutorState, LinkId, Node, NodeHello, NoticeLevel, Now};
@@ -66,6 +67,7 @@ impl Core {
             session.retry_at = None;
         }
         self.dirty = true;
+        self.timer(Duration::ZERO);
     }
 
     /// A message of a connected agent, other than Hello. Messages on a link that is not the
@@ -89,8 +91,14 @@ impl Core {
             from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
             from_agent::Message::Executor(update) => self.executor_update(update, now, fx),
             from_agent::Message::Results(batch) => {
-                for done in batch.results {
-                    self.task_done(done, now, fx);
+                let mut results = batch.results.into_iter().peekable();
+                while let Some(first) = results.next() {
+                    let executor = first.executor_id.clone();
+                    let mut run = vec![first];
+                    while let Some(next) = results.next_if(|next| next.executor_id == executor) {
+                        run.push(next);
+                    }
+                    self.tasks_done(&executor, run, now, fx);
                 }
                 fx.answer(
                     link,

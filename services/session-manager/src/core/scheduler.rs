@@ -82,6 +82,7 @@ impl Core {
 
     pub(super) fn schedule(&mut self, now: Now, fx: &mut Effects) {
         let mut pass = self.prepare(now);
+        let mut unserved = Vec::new();
         while let Some(at) = self.next_demand(&pass) {
             let (unit, shim) = (pass.demands[at].claim.unit, pass.demands[at].shim);
             // Packing: the fullest node that fits, so that large executors find room elsewhere.
@@ -99,10 +100,19 @@ impl Core {
                 room.promise(&unit);
                 self.satisfied(&mut pass, at);
             } else if !self.make_room(&mut pass, at, now, fx) {
-                pass.demands.swap_remove(at);
+                unserved.push(pass.demands.swap_remove(at).claim.key);
             }
         }
         self.recheck_at = pass.recheck;
+        // Some were not even looked at, because their applications are at their limits.
+        let left = pass.demands.iter().filter(|demand| demand.wants > 0);
+        unserved.extend(left.map(|demand| demand.claim.key));
+        self.unserved = !unserved.is_empty();
+        for key in unserved {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.unserved = true;
+            }
+        }
     }
 
     fn prepare(&mut self, now: Now) -> Pass {
@@ -141,12 +151,7 @@ impl Core {
                 .entry(executor.application.clone())
                 .or_default() += 1;
         }
-        let keys: Vec<_> = self
-            .sessions
-            .values()
-            .filter(|s| s.is_open())
-            .map(|s| s.row.key)
-            .collect();
+        let keys: Vec<_> = self.open.iter().copied().collect();
         for key in keys {
             self.prepare_session(key, now, &mut pass);
         }
@@ -182,6 +187,7 @@ impl Core {
         pass.claims.insert(key, claim);
         let most = row.max_instances.map_or(usize::MAX, |max| max as usize);
         let wants = wanted(session, busy).min(most).saturating_sub(have);
+        session.unserved = session.paused || have >= most || session.retry_at.is_some_and(|at| at > now.mono);
         if wants == 0 || session.paused {
             return;
         }

@@ -9,7 +9,7 @@ use flame_core::{ExecutorId, TaskId};
 use flame_rpc::node::{self, to_agent::Message};
 
 use super::{
-    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, Now, SessionKey, Task, TaskKey, TaskPhase,
+    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, Now, Session, SessionKey, TaskKey, TaskPhase,
     TaskRow,
 };
 use crate::store::Record;
@@ -30,25 +30,16 @@ impl Core {
         fx: &mut Effects,
     ) -> Result<TaskRow, CoreError> {
         let key = self.session_key(session)?;
-        let found = self.sessions.get_mut(&key).filter(|s| s.is_open());
-        let found = found.ok_or_else(|| CoreError::Invalid(format!("session {session} is not open")))?;
-        found.last_task += 1;
-        let id = found.last_task;
-        let task = Task {
-            input,
-            created: now.wall,
-            started: None,
-            phase: TaskPhase::Pending,
-            kills: 0,
-        };
-        found.live.insert(id, task);
-        found.pending.insert(id);
-        let row = found
-            .live_row(id)
-            .ok_or_else(|| CoreError::NotFound(format!("task {id} not found")))?;
+        let row = self.open_session_mut(session)?.add_task(input, now);
         fx.records.push(Record::TaskCreated(row.clone()));
         self.touched.insert(key);
         Ok(row)
+    }
+
+    fn open_session_mut(&mut self, id: &str) -> Result<&mut Session, CoreError> {
+        let key = self.session_key(id)?;
+        let found = self.sessions.get_mut(&key).filter(|s| s.is_open());
+        found.ok_or_else(|| CoreError::Invalid(format!("session {id} is not open")))
     }
 
     /// Adds many tasks to an open session; returns the first one's number.
@@ -62,10 +53,12 @@ impl Core {
         now: Now,
         fx: &mut Effects,
     ) -> Result<TaskId, CoreError> {
-        let first = self.session(session)?.last_task + 1;
-        for input in inputs {
-            self.create_task(session, input, now, fx)?;
-        }
+        let key = self.session_key(session)?;
+        let found = self.open_session_mut(session)?;
+        let first = found.last_task + 1;
+        let rows = inputs.into_iter().map(|input| found.add_task(input, now));
+        fx.records.extend(rows.map(Record::TaskCreated));
+        self.touched.insert(key);
         Ok(first)
     }
 
@@ -115,8 +108,8 @@ impl Core {
             };
             self.hand_out(&executor, key, 1, now, fx);
         }
-        // More executors may be wanted.
-        self.dirty = true;
+        // More executors may be wanted, unless it is known that there are none.
+        self.dirty |= self.sessions.get(&key).is_some_and(|session| !session.unserved);
         self.prefetch(key, now, fx);
     }
 
@@ -129,21 +122,24 @@ impl Core {
         now: Now,
         fx: &mut Effects,
     ) {
-        let mut items = Vec::with_capacity(count);
-        for _ in 0..count {
-            let attempt = self.next_attempt();
-            let Some(found) = self.executors.get_mut(executor.as_str()) else {
-                return;
-            };
-            let Some(session) = self.sessions.get_mut(&key) else {
-                return;
-            };
+        let (Some(found), Some(session)) = (
+            self.executors.get_mut(executor.as_str()),
+            self.sessions.get_mut(&key),
+        ) else {
+            return;
+        };
+        if found.tasks.is_empty() {
+            found.progress = now.mono;
+        }
+        let mut items = Vec::with_capacity(count.min(session.pending.len()));
+        while items.len() < count {
             let Some(id) = session.pending.pop_first() else {
                 break;
             };
             let Some(task) = session.live.get_mut(&id) else {
                 continue;
             };
+            let attempt = self.attempts.next();
             task.phase = TaskPhase::Running {
                 executor: executor.clone(),
                 attempt,
@@ -154,21 +150,16 @@ impl Core {
                 attempt,
                 input: task.input.clone(),
             });
-            if found.tasks.is_empty() {
-                found.progress = now.mono;
-            }
             found.tasks.insert(id, attempt);
-            if let ExecutorState::Bound { idle_since, .. } = &mut found.state {
-                *idle_since = None;
-            }
-            if let Some(row) = session.live_row(id) {
-                fx.updates.push(Arc::new(row));
-            }
+            fx.handed_out.push((key, id));
         }
-        let node = self
-            .executors
-            .get(executor.as_str())
-            .and_then(|found| self.nodes.get(found.node.as_str()));
+        if items.is_empty() {
+            return;
+        }
+        if let ExecutorState::Bound { idle_since, .. } = &mut found.state {
+            *idle_since = None;
+        }
+        let node = self.nodes.get(found.node.as_str());
         if let Some(link) = node.and_then(|node| node.link) {
             let batch = node::TaskBatch {
                 executor_id: executor.to_string(),
@@ -178,19 +169,37 @@ impl Core {
         }
     }
 
-    /// Takes a result from an executor. A result of an attempt that is not the current one is
+    /// Takes results from an executor. A result of an attempt that is not the current one is
     /// refused: somebody else has the task, or had it.
-    pub(super) fn task_done(&mut self, done: node::TaskDone, now: Now, fx: &mut Effects) {
-        let Some(executor) = self.executors.get_mut(done.executor_id.as_str()) else {
+    pub(super) fn tasks_done(
+        &mut self,
+        id: &str,
+        mut results: Vec<node::TaskDone>,
+        now: Now,
+        fx: &mut Effects,
+    ) {
+        let Some(executor) = self.executors.get_mut(id) else {
             return;
         };
-        let current = executor.tasks.get(&done.task_id) == Some(&done.attempt);
-        if !current {
+        results.retain(|result| {
+            let current = executor.tasks.get(&result.task_id) == Some(&result.attempt);
+            if current {
+                executor.tasks.remove(&result.task_id);
+            }
+            current
+        });
+        if results.is_empty() {
             return;
         }
-        executor.tasks.remove(&done.task_id);
-        executor.done += 1;
+        executor.done += results.len() as u64;
         let key = executor.session;
+        for result in results {
+            self.task_done(key, result, now, fx);
+        }
+        self.executor_has_room(id, now, fx);
+    }
+
+    fn task_done(&mut self, key: SessionKey, done: node::TaskDone, now: Now, fx: &mut Effects) {
         self.learn_task_time(key, Duration::from_micros(done.duration_us));
         let (state, message) = match done.return_code {
             0 => (TaskState::Succeed, None),
@@ -207,7 +216,6 @@ impl Core {
             }
         };
         self.finish_task((key, done.task_id), state, done.output, message, now, fx);
-        self.executor_has_room(&done.executor_id, now, fx);
     }
 
     pub(super) fn finish_task(

@@ -1,14 +1,14 @@
 //! What may leave the engine, and when: with a store that can be held up and made to fail.
 
-use std::sync::mpsc;
+use std::sync::{Mutex, mpsc};
 
 use flame_core::state::TaskState;
 use flame_core::{ApplicationName, SessionId};
 use flame_rpc::v1::{ApplicationSpec, SessionSpec};
 
 use super::*;
-use crate::core::{CoreConfig, SessionKey};
-use crate::store::{Snapshot, TaskReader};
+use crate::core::{CoreConfig, SessionKey, TaskRow};
+use crate::store::{Record, Snapshot, StoreError, TaskReader, Upkeep};
 
 /// What the store does with the next commits.
 enum Order {
@@ -46,11 +46,15 @@ impl Store for PlayedStore {
     fn reader(&self) -> Result<Arc<dyn TaskReader>, StoreError> {
         Err(StoreError::Damaged("never read".to_owned()))
     }
+
+    fn upkeep(&self) -> Result<Arc<dyn Upkeep>, StoreError> {
+        Err(StoreError::Damaged("never looked after".to_owned()))
+    }
 }
 
 struct Bed {
     engine: Engine,
-    threads: EngineThreads,
+    run: EngineRun,
     orders: mpsc::Sender<Order>,
     began: tokio::sync::mpsc::UnboundedReceiver<()>,
     stored: Arc<Mutex<Vec<Record>>>,
@@ -67,6 +71,7 @@ impl Bed {
             default_resources: config.default_resources,
             policies: config.policies,
             limits: config.limits,
+            retention: config.retention,
             bind_retries: config.bind_retries,
         };
         let (orders, order_queue) = mpsc::channel();
@@ -78,10 +83,10 @@ impl Bed {
             stored: Arc::clone(&stored),
         };
         let core = Core::new(config, Snapshot::default());
-        let (engine, threads) = Engine::start(core, Box::new(store)).expect("starts");
+        let (engine, run) = Engine::start(core, Box::new(store)).expect("starts");
         let mut bed = Self {
             engine,
-            threads,
+            run,
             orders,
             began,
             stored,
@@ -242,9 +247,8 @@ async fn the_end_waits_for_what_was_posted() {
         let _created = core.create_task("s", None, now, fx);
     });
     bed.order(Order::Succeed);
-    drop(bed.engine);
-    tokio::task::spawn_blocking(|| bed.threads.join())
-        .await
-        .expect("ends");
+    bed.run.stop().await;
+    let late = bed.engine.read(|core, _, _| Ok(core.summary())).await;
+    assert!(matches!(late, Err(CoreError::Unavailable(_))), "{late:?}");
     assert_eq!(bed.stored.lock().expect("not poisoned").len(), 3);
 }

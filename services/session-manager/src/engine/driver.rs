@@ -1,0 +1,328 @@
+//! The task that owns the core: applies commands in batches, has each batch's records stored, and
+//! releases what the batch decided when they are durable.
+//!
+//! It runs on the same threads as the servers, so that on a small machine no thread has to be woken
+//! between a request and its effect. Only the store has a thread of its own, because it waits for
+//! the disk; the next batch is applied meanwhile.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use flame_rpc::node::ToAgent;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::links::Links;
+use super::storing::{Committed, Storage, StoreHealth};
+use super::{Job, Release};
+use crate::core::{Core, CoreError, Effects, LinkId, Notice, NoticeLevel, Now, SessionKey, TaskRow};
+use crate::store::{Record, StoreError};
+use crate::watch::Watchers;
+
+/// Commands that are applied before anything else is looked at: a few milliseconds' worth.
+const MAX_JOBS: usize = 4096;
+/// Records that may wait for the store before no more commands are taken. Clients then wait, which
+/// is the only thing that slows them down to the speed of the disk.
+const MAX_WAITING: usize = 65_536;
+
+/// A commit costs a sync, which is long compared with the work for one record. Under load commits
+/// begin at least this far apart, so that many records share one.
+const COMMIT_INTERVAL: Duration = Duration::from_millis(1);
+/// Up to that many records are no load: they are stored at once, because somebody waits for each.
+const FEW_RECORDS: usize = 8;
+
+/// Wait between two tries to store what could not be stored.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// What is left to do when a batch is durable.
+#[derive(Default)]
+struct Batch {
+    replies: Vec<Reply>,
+    answers: Vec<(LinkId, ToAgent)>,
+    updates: Vec<Arc<TaskRow>>,
+    closed: Vec<SessionKey>,
+    hang_up: Vec<LinkId>,
+}
+
+/// A reply that waits.
+struct Reply {
+    release: Release,
+    /// Whether its command changed something that has to be stored.
+    changed: bool,
+}
+
+/// See the module's text.
+pub(super) struct Driver {
+    pub(super) core: Core,
+    pub(super) jobs: UnboundedReceiver<Job>,
+    pub(super) storage: Storage,
+    pub(super) watchers: Arc<Watchers>,
+    pub(super) links: Arc<Links>,
+    pub(super) health: Arc<StoreHealth>,
+    pub(super) started: Instant,
+}
+
+/// The driver with what it does at the moment.
+struct Run {
+    driver: Driver,
+    /// Not given to the store yet, in the order of the commands, with what waits for them.
+    records: Vec<Record>,
+    waiting: Batch,
+    /// Waits for the commit that is under way, if one is.
+    storing: Option<Batch>,
+    last_commit: Instant,
+    last_size: usize,
+    /// The store failed, and is tried again then.
+    retry_at: Option<Instant>,
+    alarm: Pin<Box<Sleep>>,
+}
+
+enum Step {
+    Job(Job),
+    Closed,
+    Committed(Committed),
+    StoreGone,
+    Alarm,
+    Stop,
+}
+
+impl Driver {
+    /// Runs until `stop` comes or nobody can give commands any more, and everything that was
+    /// commanded is durable.
+    pub(super) async fn run(self, stop: oneshot::Receiver<()>) {
+        let now = Instant::now();
+        let run = Run {
+            driver: self,
+            records: Vec::new(),
+            waiting: Batch::default(),
+            storing: None,
+            last_commit: now,
+            last_size: 0,
+            retry_at: None,
+            alarm: Box::pin(sleep(Duration::ZERO)),
+        };
+        run.until_the_end(stop).await;
+    }
+}
+
+impl Run {
+    async fn until_the_end(mut self, mut stop: oneshot::Receiver<()>) {
+        let (mut open, mut stopping) = (true, false);
+        let mut jobs = Vec::new();
+        loop {
+            self.begin_commit();
+            if !open && self.is_settled() {
+                break;
+            }
+            self.set_alarm();
+            let takes_jobs = open && self.records.len() < MAX_WAITING;
+            let step = tokio::select! {
+                biased;
+                _ = &mut stop, if !stopping => Step::Stop,
+                committed = self.driver.storage.committed(), if self.storing.is_some() => {
+                    committed.map_or(Step::StoreGone, Step::Committed)
+                }
+                job = self.driver.jobs.recv(), if takes_jobs => job.map_or(Step::Closed, Step::Job),
+                () = self.alarm.as_mut() => Step::Alarm,
+            };
+            match step {
+                Step::Job(job) => {
+                    jobs.push(job);
+                    // What else has arrived at this moment is read by its own tasks first: then
+                    // one batch serves all of it.
+                    tokio::task::yield_now().await;
+                    while jobs.len() < MAX_JOBS
+                        && let Ok(job) = self.driver.jobs.try_recv()
+                    {
+                        jobs.push(job);
+                    }
+                    self.apply(&mut jobs);
+                }
+                Step::Committed(committed) => self.on_committed(committed),
+                Step::Alarm => self.apply(&mut jobs),
+                Step::Closed => open = false,
+                Step::Stop => {
+                    stopping = true;
+                    self.driver.jobs.close();
+                }
+                Step::StoreGone => {
+                    tracing::error!("the store's thread ended");
+                    return;
+                }
+            }
+        }
+        // It has nothing to do any more, so this does not block.
+        self.driver.storage.end();
+    }
+
+    fn is_settled(&self) -> bool {
+        self.storing.is_none() && self.records.is_empty()
+    }
+
+    fn now(&self) -> Now {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now {
+            wall: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            mono: self.driver.started.elapsed(),
+        }
+    }
+
+    /// Applies commands, and what has become due.
+    fn apply(&mut self, jobs: &mut Vec<Job>) {
+        let now = self.now();
+        let mut fx = Effects {
+            records: std::mem::take(&mut self.records),
+            ..Effects::default()
+        };
+        let core = &mut self.driver.core;
+        for job in jobs.drain(..) {
+            let before = fx.records.len();
+            let release = job(core, now, &mut fx);
+            let changed = fx.records.len() > before;
+            self.waiting.replies.push(Reply { release, changed });
+        }
+        core.settle(now, &mut fx);
+        self.driver.links.send(fx.orders);
+        fx.notices.iter().for_each(log);
+        if self.driver.watchers.watches_tasks() {
+            // What has ended meanwhile is among the updates.
+            let watched = self.driver.watchers.watched_of(&fx.handed_out);
+            let rows = watched.into_iter().filter_map(|task| core.live_row(task));
+            self.waiting.updates.extend(rows.map(Arc::new));
+        }
+        self.records = fx.records;
+        self.waiting.answers.extend(fx.answers);
+        self.waiting.updates.extend(fx.updates);
+        self.waiting.closed.extend(fx.closed);
+        self.waiting.hang_up.extend(fx.hang_up);
+        match self.retry_at {
+            Some(_) => self.refuse(),
+            None if self.is_settled() => self.release_waiting(),
+            None => {}
+        }
+    }
+
+    /// Gives the store what waits, if it is time.
+    fn begin_commit(&mut self) {
+        let now = Instant::now();
+        while self.storing.is_none() && !self.records.is_empty() && self.commit_at() <= now {
+            let records = std::mem::take(&mut self.records);
+            self.last_commit = now;
+            self.last_size = records.len();
+            self.storing = Some(std::mem::take(&mut self.waiting));
+            if let Some(committed) = self.driver.storage.commit(records) {
+                self.on_committed(committed);
+            }
+        }
+    }
+
+    /// When the next commit may begin.
+    fn commit_at(&self) -> Instant {
+        match self.retry_at {
+            Some(at) => at,
+            None if self.last_size.max(self.records.len()) <= FEW_RECORDS => self.last_commit,
+            None => self.last_commit + COMMIT_INTERVAL,
+        }
+    }
+
+    fn on_committed(&mut self, (mut records, result): Committed) {
+        let batch = self.storing.take().unwrap_or_default();
+        match result {
+            Ok(()) => {
+                if self.retry_at.take().is_some() {
+                    self.driver.health.set(None);
+                    tracing::info!("state can be stored again");
+                }
+                self.release(batch);
+                if self.records.is_empty() {
+                    self.release_waiting();
+                }
+            }
+            Err(error) => {
+                if self.retry_at.is_none() {
+                    tracing::error!(%error, "state cannot be stored; nothing new is taken, and storing is tried again");
+                }
+                self.retry_at = Some(Instant::now() + STORE_RETRY);
+                self.driver.health.set(Some(error.to_string()));
+                // All of it again, in the same order.
+                records.append(&mut self.records);
+                self.records = records;
+                let later = std::mem::replace(&mut self.waiting, batch);
+                self.waiting.merge(later);
+                self.refuse_because(&error);
+            }
+        }
+    }
+
+    fn refuse(&mut self) {
+        if let Err(error) = self.driver.health.check() {
+            self.refuse_with(&error);
+        }
+    }
+
+    fn refuse_because(&mut self, error: &StoreError) {
+        let text = format!("the session manager {error}; whether this request takes effect is not known yet");
+        self.refuse_with(&CoreError::Unavailable(text));
+    }
+
+    /// While the store fails, clients that wait for a change are told so at once, and those that
+    /// read get their answer.
+    fn refuse_with(&mut self, error: &CoreError) {
+        for reply in self.waiting.replies.drain(..) {
+            (reply.release)(if reply.changed { Err(error.clone()) } else { Ok(()) });
+        }
+    }
+
+    fn release_waiting(&mut self) {
+        let batch = std::mem::take(&mut self.waiting);
+        self.release(batch);
+    }
+
+    fn release(&self, batch: Batch) {
+        self.driver.links.send(batch.answers);
+        for link in batch.hang_up {
+            self.driver.links.close(link);
+        }
+        self.driver.watchers.publish(batch.updates, &batch.closed);
+        for reply in batch.replies {
+            (reply.release)(Ok(()));
+        }
+    }
+
+    /// Sets the alarm to the next moment at which something is due by itself.
+    fn set_alarm(&mut self) {
+        /// There is always something to look at within this time, and be it nothing.
+        const FAR: Duration = Duration::from_secs(3600);
+        let now = self.now();
+        let core = self.driver.core.next_deadline(now);
+        let core = core.map_or(Instant::now() + FAR, |at| self.driver.started + at);
+        let commit = (self.storing.is_none() && !self.records.is_empty()).then(|| self.commit_at());
+        let at = commit.map_or(core, |commit| commit.min(core));
+        if self.alarm.deadline() != at || self.alarm.is_elapsed() {
+            self.alarm.as_mut().reset(at);
+        }
+    }
+}
+
+impl Batch {
+    fn merge(&mut self, later: Self) {
+        self.replies.extend(later.replies);
+        self.answers.extend(later.answers);
+        self.updates.extend(later.updates);
+        self.closed.extend(later.closed);
+        self.hang_up.extend(later.hang_up);
+    }
+}
+
+fn log(notice: &Notice) {
+    let session = notice.session.as_ref().map(tracing::field::display);
+    let node = notice.node.as_ref().map(tracing::field::display);
+    let executor = notice.executor.as_ref().map(tracing::field::display);
+    let text = notice.text.as_str();
+    match notice.level {
+        NoticeLevel::Info => tracing::info!(session, node, executor, "{text}"),
+        NoticeLevel::Warn => tracing::warn!(session, node, executor, "{text}"),
+    }
+}
