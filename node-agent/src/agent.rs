@@ -184,7 +184,7 @@ impl Agent {
 
     fn on_event(&mut self, id: &ExecutorId, happened: Happened) {
         match happened {
-            Happened::Done(done) => self.ledger.done(done),
+            Happened::Done(done) => self.ledger.done(id.as_str(), done),
             Happened::Returned(tasks) => self.ledger.returned(id.as_str(), tasks),
             Happened::Bound => {
                 tracing::info!(executor = %id, session = self.ledger.session(id.as_str()), "executor bound");

@@ -32,6 +32,8 @@ pub struct Ledger {
     /// Why the agent is stopping, and whether the manager was told on the present link.
     stopping: Option<(String, bool)>,
     tasks_done: u64,
+    /// Executors without an end.
+    live: usize,
 }
 
 #[derive(Debug)]
@@ -72,6 +74,7 @@ impl Ledger {
             urgent: false,
             stopping: None,
             tasks_done: 0,
+            live: 0,
         }
     }
 
@@ -87,18 +90,23 @@ impl Ledger {
 
     /// A new executor.
     pub fn started(&mut self, id: ExecutorId, order: &StartExecutor) {
-        self.executors.insert(
-            id,
-            Entry {
-                session: order.session_id.clone(),
-                application: order.application.clone(),
-                resreq: order.resreq,
-                bound: false,
-                in_hand: VecDeque::new(),
-                unacknowledged: VecDeque::new(),
-                end: None,
-            },
-        );
+        let entry = Entry {
+            session: order.session_id.clone(),
+            application: order.application.clone(),
+            resreq: order.resreq,
+            bound: false,
+            in_hand: VecDeque::new(),
+            unacknowledged: VecDeque::new(),
+            end: None,
+        };
+        self.live += 1;
+        if self
+            .executors
+            .insert(id, entry)
+            .is_some_and(|old| old.end.is_none())
+        {
+            self.live -= 1;
+        }
     }
 
     /// Whether the executor is in the books.
@@ -116,10 +124,7 @@ impl Ledger {
     /// Executors whose process is there or is being started.
     #[must_use]
     pub fn live(&self) -> usize {
-        self.executors
-            .values()
-            .filter(|entry| entry.end.is_none())
-            .count()
+        self.live
     }
 
     /// Tasks finished since the agent started.
@@ -179,16 +184,19 @@ impl Ledger {
         false
     }
 
-    /// A task has ended.
-    pub fn done(&mut self, done: TaskDone) {
-        self.tasks_done += 1;
-        if let Some(entry) = self.executors.get_mut(done.executor_id.as_str()) {
-            let attempt = attempt_of(&done);
-            remove(&mut entry.in_hand, attempt);
+    /// Tasks of an executor have ended.
+    pub fn done(&mut self, id: &str, done: Vec<TaskDone>) {
+        self.tasks_done += done.len() as u64;
+        if let Some(entry) = self.executors.get_mut(id) {
+            for attempt in done.iter().map(attempt_of) {
+                remove(&mut entry.in_hand, attempt);
+                entry.unacknowledged.push_back(attempt);
+            }
             self.urgent |= entry.in_hand.len() <= ENOUGH_IN_HAND;
-            entry.unacknowledged.push_back(attempt);
         }
-        self.results.push(done);
+        for done in done {
+            self.results.push(done);
+        }
     }
 
     /// Recalled tasks are out of this agent's hands.
@@ -226,21 +234,33 @@ impl Ledger {
             },
         };
         told.lost = entry.in_hand.iter().copied().collect();
-        entry.end = Some(End {
+        let end = End {
             update: told.clone(),
             told: false,
-        });
+        };
+        if entry.end.replace(end).is_none() {
+            self.live -= 1;
+        }
         self.updates.push_back(told);
     }
 
     /// The manager has all results up to `sequence`.
     pub fn acknowledged(&mut self, sequence: u64) {
-        for done in self.results.acknowledge(sequence) {
-            if let Some(entry) = self.executors.get_mut(done.executor_id.as_str()) {
-                remove(&mut entry.unacknowledged, attempt_of(&done));
-                if entry.is_settled() {
-                    self.executors.remove(done.executor_id.as_str());
-                }
+        let released = self.results.acknowledge(sequence);
+        for of_one in released.chunk_by(|one, next| one.executor_id == next.executor_id) {
+            let Some(entry) = of_one
+                .first()
+                .and_then(|done| self.executors.get_mut(done.executor_id.as_str()))
+            else {
+                continue;
+            };
+            for done in of_one {
+                remove(&mut entry.unacknowledged, attempt_of(done));
+            }
+            if entry.is_settled()
+                && let Some(done) = of_one.first()
+            {
+                self.executors.remove(done.executor_id.as_str());
             }
         }
     }
@@ -349,7 +369,9 @@ fn attempt_of(done: &TaskDone) -> TaskAttempt {
 
 /// Tasks end in order, so the first is nearly always the right one.
 fn remove(attempts: &mut VecDeque<TaskAttempt>, attempt: TaskAttempt) {
-    if let Some(place) = attempts.iter().position(|held| *held == attempt) {
+    if attempts.front() == Some(&attempt) {
+        attempts.pop_front();
+    } else if let Some(place) = attempts.iter().position(|held| *held == attempt) {
         attempts.remove(place);
     }
 }

@@ -74,9 +74,9 @@ fn busy() -> Ledger {
 #[test]
 fn hello_lists_what_is_in_hand_and_what_is_not_acknowledged() {
     let mut ledger = busy();
-    ledger.done(done("e", 1));
+    ledger.done("e", vec![done("e", 1)]);
     assert_eq!(sent(&mut ledger), ["results 1: 1"]);
-    ledger.done(done("e", 2));
+    ledger.done("e", vec![done("e", 2)]);
     assert_eq!(sent(&mut ledger), ["results 2: 2"]);
     ledger.acknowledged(1);
     let hello = ledger.reconnected();
@@ -104,7 +104,7 @@ fn nothing_of_an_old_link_is_mixed_into_the_new_one() {
 #[test]
 fn an_end_comes_after_the_results_and_names_what_is_lost() {
     let mut ledger = busy();
-    ledger.done(done("e", 1));
+    ledger.done("e", vec![done("e", 1)]);
     ledger.ended(
         "e",
         &Ended::Died {
@@ -122,7 +122,7 @@ fn an_end_comes_after_the_results_and_names_what_is_lost() {
 #[test]
 fn an_end_without_a_link_is_told_on_the_next_one() {
     let mut ledger = busy();
-    ledger.done(done("e", 1));
+    ledger.done("e", vec![done("e", 1)]);
     ledger.ended("e", &Ended::Released { running: false });
     let hello = ledger.reconnected();
     assert_eq!(tasks(&hello[0].tasks), [1, 2, 3]);
@@ -138,7 +138,7 @@ fn an_end_without_a_link_is_told_on_the_next_one() {
 fn an_acknowledged_executor_goes_when_its_end_is_told() {
     let mut ledger = busy();
     for task in 1..=3 {
-        ledger.done(done("e", task));
+        ledger.done("e", vec![done("e", task)]);
     }
     assert_eq!(sent(&mut ledger), ["results 1: 1 2 3"]);
     ledger.acknowledged(1);
@@ -215,9 +215,9 @@ fn results_may_wait_only_while_their_executors_have_enough_to_do() {
     let mut ledger = Ledger::new(1 << 20);
     ledger.started(id("e"), &order("e"));
     assert!(ledger.handed_out("e", &items(&[1, 2, 3, 4])));
-    ledger.done(done("e", 1));
+    ledger.done("e", vec![done("e", 1)]);
     assert!(ledger.has_unsent() && !ledger.is_urgent(), "three are left");
-    ledger.done(done("e", 2));
+    ledger.done("e", vec![done("e", 2)]);
     assert!(ledger.is_urgent(), "two are left");
     assert_eq!(sent(&mut ledger), ["results 1: 1 2"]);
     assert!(!ledger.is_urgent());

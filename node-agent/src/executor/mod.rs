@@ -1,9 +1,12 @@
 //! One executor: a service process bound to a session, and the tasks that it is given.
 
+mod connection;
+mod inbox;
 mod prepare;
 mod service;
+mod serving;
+mod stream;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +19,8 @@ use crate::directories::Directories;
 use crate::environment::Surroundings;
 use crate::runtime::{Exit, Running, Runtime, Stop};
 use crate::socket::SocketWatch;
-use service::{InvokeError, Service};
+use inbox::Inbox;
+use serving::Serving;
 
 /// How long a running task may go on after the executor's release was asked for.
 pub const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -72,8 +76,8 @@ pub enum Command {
 pub enum Happened {
     /// OnSessionEnter has succeeded.
     Bound,
-    /// A task has ended.
-    Done(TaskDone),
+    /// Tasks have ended, in this order.
+    Done(Vec<TaskDone>),
     /// These tasks have not begun and will not: they were recalled.
     Returned(Vec<TaskAttempt>),
     /// The executor is gone; always the last.
@@ -116,25 +120,13 @@ pub async fn run(
     commands: UnboundedReceiver<Command>,
     events: UnboundedSender<Event>,
 ) {
-    let mut inbox = Inbox {
-        id: id.clone(),
-        events: events.clone(),
-        commands,
-        queue: VecDeque::new(),
-        released: false,
-    };
-    let ended = live(&id, &order, &host, &mut inbox, &events).await;
+    let mut inbox = Inbox::new(id.clone(), commands, events.clone());
+    let ended = live(&id, &order, &host, &mut inbox).await;
     // The agent's loop is gone only when the whole agent is.
     let _ = events.send((id, Happened::Ended(ended)));
 }
 
-async fn live(
-    id: &ExecutorId,
-    order: &StartExecutor,
-    host: &Host,
-    inbox: &mut Inbox,
-    events: &UnboundedSender<Event>,
-) -> Ended {
+async fn live(id: &ExecutorId, order: &StartExecutor, host: &Host, inbox: &mut Inbox) -> Ended {
     let prepared = match prepare::prepare(host, id, order) {
         Ok(prepared) => prepared,
         Err(failed) => return failed.into(),
@@ -161,15 +153,12 @@ async fn live(
             return failed.into();
         }
     };
-    if events.send((id.clone(), Happened::Bound)).is_err() {
-        inbox.released = true;
-    }
+    inbox.tell(Happened::Bound);
     Serving {
         id,
         process: process.as_ref(),
         service,
         inbox,
-        events,
     }
     .until_the_end()
     .await
@@ -222,152 +211,5 @@ fn obituary(exit: Exit, process: &dyn Running) -> String {
         format!("the service process {exit}; it wrote nothing to its standard error")
     } else {
         format!("the service process {exit}; its last lines on standard error:\n{last}")
-    }
-}
-
-/// Commands as they come, and the tasks among them that wait for their turn.
-struct Inbox {
-    id: ExecutorId,
-    events: UnboundedSender<Event>,
-    /// Unbounded so that the agent's loop never waits for one executor; the session manager's
-    /// credits bound what is in it.
-    commands: UnboundedReceiver<Command>,
-    queue: VecDeque<TaskItem>,
-    released: bool,
-}
-
-impl Inbox {
-    /// Takes in one command. Nothing is lost if it is dropped before it completes.
-    async fn take(&mut self) {
-        match self.commands.recv().await {
-            Some(Command::Tasks(tasks)) => self.queue.extend(tasks),
-            Some(Command::Recall) => self.give_back(),
-            Some(Command::Release) | None => self.released = true,
-        }
-    }
-
-    fn give_back(&mut self) {
-        let attempt = |task: TaskItem| TaskAttempt {
-            task_id: task.task_id,
-            attempt: task.attempt,
-        };
-        let tasks = self.queue.drain(..).map(attempt).collect();
-        let told = self.events.send((self.id.clone(), Happened::Returned(tasks)));
-        self.released |= told.is_err();
-    }
-
-    /// Completes when the executor shall end; collects tasks meanwhile.
-    async fn released(&mut self) {
-        while !self.released {
-            self.take().await;
-        }
-    }
-}
-
-/// A bound executor.
-struct Serving<'a> {
-    id: &'a ExecutorId,
-    process: &'a dyn Running,
-    service: Service,
-    inbox: &'a mut Inbox,
-    events: &'a UnboundedSender<Event>,
-}
-
-/// What one invocation came to.
-enum Turn {
-    Finished(Result<TaskDone, InvokeError>),
-    Exited(Exit),
-    Released,
-}
-
-impl Serving<'_> {
-    async fn until_the_end(mut self) -> Ended {
-        let mut exited = self.process.exited();
-        loop {
-            if self.inbox.released {
-                return self.leave(false).await;
-            }
-            let Some(task) = self.inbox.queue.pop_front() else {
-                tokio::select! {
-                    exit = &mut exited => return self.died(exit, false),
-                    () = self.inbox.take() => continue,
-                }
-            };
-            let turn = {
-                let mut invoke = std::pin::pin!(self.service.invoke(self.id, task));
-                let turn = tokio::select! {
-                    biased;
-                    finished = &mut invoke => Turn::Finished(finished),
-                    exit = &mut exited => Turn::Exited(exit),
-                    () = self.inbox.released() => Turn::Released,
-                };
-                match turn {
-                    Turn::Released => tokio::select! {
-                        finished = &mut invoke => Turn::Finished(finished),
-                        exit = &mut exited => Turn::Exited(exit),
-                        () = tokio::time::sleep(FINISH_LIMIT) => Turn::Released,
-                    },
-                    other => other,
-                }
-            };
-            match turn {
-                Turn::Finished(Ok(done)) => self.tell(done),
-                Turn::Finished(Err(InvokeError { done, broken: false })) => self.tell(done),
-                Turn::Finished(Err(InvokeError { done, broken: true })) => {
-                    if let Ok(exit) = timeout(DEATH_LIMIT, &mut exited).await {
-                        return self.died(exit, true);
-                    }
-                    self.tell(done);
-                    if let Err(error) = self.service.reconnect().await {
-                        end(self.process).await;
-                        let message = format!("the service no longer answers on its socket: {error}");
-                        return Ended::Died {
-                            message,
-                            running: false,
-                        };
-                    }
-                }
-                Turn::Exited(exit) => return self.died(exit, true),
-                Turn::Released => return self.leave(true).await,
-            }
-        }
-    }
-
-    fn tell(&mut self, done: TaskDone) {
-        if self.events.send((self.id.clone(), Happened::Done(done))).is_err() {
-            self.inbox.released = true;
-        }
-    }
-
-    fn died(&self, exit: Exit, running: bool) -> Ended {
-        Ended::Died {
-            message: obituary(exit, self.process),
-            running,
-        }
-    }
-
-    /// OnSessionLeave, unless a task still runs (a service is asked one thing at a time), and
-    /// the process's end.
-    async fn leave(mut self, running: bool) -> Ended {
-        if !running {
-            let leave = timeout(LEAVE_LIMIT, self.service.leave());
-            tokio::select! {
-                left = leave => {
-                    let problem = match left {
-                        Ok(Ok(())) => None,
-                        Ok(Err(error)) => Some(error),
-                        Err(_) => Some(format!("no answer within {} s", LEAVE_LIMIT.as_secs())),
-                    };
-                    if let Some(error) = problem {
-                        tracing::warn!(executor = %self.id, error, "OnSessionLeave failed");
-                    }
-                }
-                exit = self.process.exited() => {
-                    tracing::warn!(executor = %self.id, "in OnSessionLeave, the service process {exit}");
-                }
-            }
-        }
-        end(self.process).await;
-        Ended::Released { running }
     }
 }

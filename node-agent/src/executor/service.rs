@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flame_core::ExecutorId;
-use flame_rpc::channel::{self, ChannelError};
 use flame_rpc::node::{StartExecutor, TaskDone, TaskItem};
 use flame_rpc::v1::instance_client::InstanceClient;
 use flame_rpc::v1::{ApplicationContext, EmptyRequest, SessionContext, TaskContext};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
-use tonic::transport::Channel;
 
+use super::connection::{ConnectError, Connection};
+use super::stream::TaskStream;
 use super::{BindError, DEATH_LIMIT, Host, code, obituary};
 use crate::link::chain;
 use crate::runtime::Running;
@@ -25,7 +25,8 @@ const CONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::
 
 /// A connected service.
 pub(super) struct Service {
-    client: InstanceClient<Channel>,
+    connection: Connection,
+    client: InstanceClient<Connection>,
     socket: PathBuf,
     session: String,
     limit: usize,
@@ -58,11 +59,12 @@ pub(super) async fn bring_up(
         }
         connected = timeout(START_LIMIT, connect(host, socket)) => connected,
     };
-    let Ok(channel) = connected else {
+    let Ok(connection) = connected else {
         return Err(BindError::new(code::PROCESS, no_socket(process)));
     };
     let mut service = Service {
-        client: client(channel, host.max_message_size),
+        client: client(connection.clone(), host.max_message_size),
+        connection,
         socket: socket.to_path_buf(),
         session: order.session_id.clone(),
         limit: host.max_message_size,
@@ -100,12 +102,12 @@ fn no_socket(process: &dyn Running) -> String {
     )
 }
 
-async fn connect(host: &Host, socket: &Path) -> Channel {
+async fn connect(host: &Host, socket: &Path) -> Connection {
     host.sockets.appeared(socket).await;
     let (mut wait, longest) = CONNECT_WAIT;
     loop {
-        match channel::connect_unix(socket).await {
-            Ok(channel) => return channel,
+        match Connection::open(socket).await {
+            Ok(connection) => return connection,
             Err(error) => tracing::debug!(error = chain(&error), "not listening yet"),
         }
         sleep(wait).await;
@@ -113,18 +115,18 @@ async fn connect(host: &Host, socket: &Path) -> Channel {
     }
 }
 
-fn client(channel: Channel, limit: usize) -> InstanceClient<Channel> {
-    InstanceClient::new(channel)
+fn client(connection: Connection, limit: usize) -> InstanceClient<Connection> {
+    InstanceClient::with_origin(connection, Connection::origin())
         .max_decoding_message_size(limit)
         .max_encoding_message_size(limit)
 }
 
 /// Whether the connection broke; a status that the service sent has no cause on this side.
-fn is_broken(status: &Status) -> bool {
+pub(super) fn is_broken(status: &Status) -> bool {
     status.source().is_some()
 }
 
-fn in_words(call: &str, status: &Status) -> String {
+pub(super) fn in_words(call: &str, status: &Status) -> String {
     format!("{call} failed: {}: {}", status.code(), status.message())
 }
 
@@ -210,9 +212,20 @@ impl Service {
         }
     }
 
+    /// Asks for a stream of tasks.
+    pub(super) fn open_stream(&self) -> TaskStream {
+        TaskStream::open(self.connection.clone(), self.limit)
+    }
+
+    /// The session that the service is bound to.
+    pub(super) fn session(&self) -> &str {
+        &self.session
+    }
+
     /// A new connection after the old one broke.
-    pub(super) async fn reconnect(&mut self) -> Result<(), ChannelError> {
-        self.client = client(channel::connect_unix(&self.socket).await?, self.limit);
+    pub(super) async fn reconnect(&mut self) -> Result<(), ConnectError> {
+        self.connection = Connection::open(&self.socket).await?;
+        self.client = client(self.connection.clone(), self.limit);
         Ok(())
     }
 }

@@ -19,23 +19,26 @@
 //! }
 //! ```
 
+mod desk;
+mod stream;
+mod unary;
+mod worker;
+
 use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flame_rpc::v1;
-use flame_rpc::v1::instance_server::{Instance, InstanceServer};
-use futures::FutureExt;
+use flame_rpc::v1::instance_server::InstanceServer;
+use flame_rpc::v1::instance_stream_server::InstanceStreamServer;
 use tokio::net::UnixListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
-use tonic::{Request, Response, Status};
 
 use crate::MAX_MESSAGE_SIZE;
 use crate::error::report;
@@ -43,6 +46,13 @@ use crate::stop::StopRequest;
 
 /// Names the unix socket on which a service listens; set by the node agent.
 pub const INSTANCE_ENDPOINT: &str = "FLAME_INSTANCE_ENDPOINT";
+
+/// `off` makes a service of this SDK take tasks only by single calls.
+pub const SERVICE_STREAM: &str = "FLAME_SERVICE_STREAM";
+
+/// HTTP/2 flow-control windows. The protocol's 64 KiB stall inputs of megabytes.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// How long tasks under way may go on after SIGTERM. The node agent kills after its own time.
 const DRAIN_TIME: Duration = Duration::from_secs(5);
@@ -184,7 +194,8 @@ pub async fn run<S: Service>(service: S) -> Result<(), RunError> {
         .ok_or(RunError::NoEndpoint)?;
     let mut stop = StopRequest::watch().map_err(RunError::Signal)?;
     let stopped = async move { stop.requested().await };
-    serve(service, Path::new(&path), stopped).await
+    let streams = std::env::var_os(SERVICE_STREAM).is_none_or(|value| value != "off");
+    serve_with(service, Path::new(&path), stopped, streams).await
 }
 
 /// As [`run`], on the socket at `path` until `stopped` is done. Tasks under way then have a few
@@ -197,24 +208,43 @@ pub async fn serve<S: Service>(
     path: &Path,
     stopped: impl Future<Output = ()> + Send,
 ) -> Result<(), RunError> {
+    serve_with(service, path, stopped, true).await
+}
+
+/// As [`serve`], with or without streams of tasks.
+async fn serve_with<S: Service>(
+    service: S,
+    path: &Path,
+    stopped: impl Future<Output = ()> + Send,
+    streams: bool,
+) -> Result<(), RunError> {
     let listener = listen(path)?;
-    let server = InstanceServer::new(Adapter(Arc::new(service)))
+    let (stopping, mut stop_seen) = watch::channel(false);
+    let (service, session) = (Arc::new(service), unary::Session::default());
+    let tasks_stream = streams.then(|| {
+        let tasks = stream::TaskStreams::new(service.clone(), session.clone(), stop_seen.clone());
+        InstanceStreamServer::new(tasks)
+            .max_decoding_message_size(MAX_MESSAGE_SIZE)
+            .max_encoding_message_size(MAX_MESSAGE_SIZE)
+    });
+    let calls = InstanceServer::new(unary::Adapter::new(service, session))
         .max_decoding_message_size(MAX_MESSAGE_SIZE)
         .max_encoding_message_size(MAX_MESSAGE_SIZE);
-    let (stopping, stop_seen) = tokio::sync::oneshot::channel();
     let stopped = async move {
         stopped.await;
-        // The receiver lives as long as this future is polled.
-        let _ = stopping.send(());
+        stopping.send_replace(true);
     };
     let serving = Server::builder()
-        .add_service(server)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .add_service(calls)
+        .add_optional_service(tasks_stream)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped);
     let overdue = async {
-        match stop_seen.await {
-            Ok(()) => tokio::time::sleep(DRAIN_TIME).await,
-            Err(_) => std::future::pending().await,
+        if stop_seen.wait_for(|stopping| *stopping).await.is_err() {
+            std::future::pending::<()>().await;
         }
+        tokio::time::sleep(DRAIN_TIME).await;
     };
     let served = tokio::select! {
         served = serving => served,
@@ -245,93 +275,4 @@ fn listen(path: &Path) -> Result<UnixListener, RunError> {
         Err(error) => return Err(failed(error)),
     }
     UnixListener::bind(path).map_err(failed)
-}
-
-/// Speaks the Instance protocol for a [`Service`].
-struct Adapter<S>(Arc<S>);
-
-/// A panic becomes an error, so that it costs one task and not the process (where the program is
-/// built to unwind).
-async fn caught<T>(work: impl Future<Output = Result<T, TaskError>>) -> Result<T, TaskError> {
-    AssertUnwindSafe(work)
-        .catch_unwind()
-        .await
-        .unwrap_or_else(|panic| {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned());
-            Err(TaskError(format!(
-                "the service panicked: {}",
-                text.unwrap_or_else(|| "without a text".to_owned())
-            )))
-        })
-}
-
-fn result(outcome: Result<(), TaskError>) -> Response<v1::Result> {
-    Response::new(match outcome {
-        Ok(()) => v1::Result {
-            return_code: 0,
-            message: None,
-        },
-        Err(TaskError(message)) => v1::Result {
-            return_code: -1,
-            message: Some(message),
-        },
-    })
-}
-
-#[tonic::async_trait]
-impl<S: Service> Instance for Adapter<S> {
-    async fn on_session_enter(
-        &self,
-        request: Request<v1::SessionContext>,
-    ) -> Result<Response<v1::Result>, Status> {
-        let session = request.into_inner();
-        let application = session.application.unwrap_or_default();
-        let session = SessionContext {
-            session_id: session.session_id,
-            application: ApplicationContext {
-                name: application.name,
-                command: application.command,
-                working_directory: application.working_directory,
-                image: application.image,
-                url: application.url,
-                installer: application.installer,
-            },
-            common_data: session.common_data,
-        };
-        Ok(result(caught(self.0.on_session_enter(session)).await))
-    }
-
-    async fn on_task_invoke(
-        &self,
-        request: Request<v1::TaskContext>,
-    ) -> Result<Response<v1::TaskResult>, Status> {
-        let task = request.into_inner();
-        let task = TaskContext {
-            task_id: task.task_id,
-            session_id: task.session_id,
-            input: task.input,
-        };
-        Ok(Response::new(match caught(self.0.on_task_invoke(task)).await {
-            Ok(output) => v1::TaskResult {
-                return_code: 0,
-                output,
-                message: None,
-            },
-            Err(TaskError(message)) => v1::TaskResult {
-                return_code: -1,
-                output: None,
-                message: Some(message),
-            },
-        }))
-    }
-
-    async fn on_session_leave(
-        &self,
-        _request: Request<v1::EmptyRequest>,
-    ) -> Result<Response<v1::Result>, Status> {
-        Ok(result(caught(self.0.on_session_leave()).await))
-    }
 }

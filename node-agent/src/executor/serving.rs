@@ -1,0 +1,322 @@
+//! A bound executor: gives the service its tasks, by a stream if it offers one, until the end.
+
+use std::time::Duration;
+
+use flame_core::ExecutorId;
+use flame_rpc::node::{TaskAttempt, TaskDone};
+use flame_rpc::v1::TaskOutcome;
+use futures::future::BoxFuture;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::inbox::Inbox;
+use super::service::{InvokeError, Service, in_words};
+use super::stream::{News, Over, Remains, TaskStream};
+use super::{DEATH_LIMIT, Ended, FINISH_LIMIT, Happened, LEAVE_LIMIT, end, obituary};
+use crate::runtime::{Exit, Running};
+
+/// How long to read what a process had sent before it ended; it is all there.
+const REST_LIMIT: Duration = Duration::from_millis(500);
+
+/// A bound executor.
+pub(super) struct Serving<'a> {
+    pub(super) id: &'a ExecutorId,
+    pub(super) process: &'a dyn Running,
+    pub(super) service: Service,
+    pub(super) inbox: &'a mut Inbox,
+}
+
+/// What one invocation came to.
+enum Turn {
+    Finished(Result<TaskDone, InvokeError>),
+    Exited(Exit),
+    Released,
+}
+
+/// What happened while tasks are streamed.
+enum Step {
+    Response(Result<News, Over>),
+    Exited(Exit),
+    Command,
+    FinishLimit,
+}
+
+type Exited<'a> = BoxFuture<'a, Exit>;
+
+impl Serving<'_> {
+    pub(super) async fn until_the_end(mut self) -> Ended {
+        let mut exited = self.process.exited();
+        loop {
+            let mut stream = self.service.open_stream();
+            let over = match self.stream_tasks(&mut stream, &mut exited).await {
+                Ok(over) => over,
+                Err(ended) => return self.ended(stream, ended).await,
+            };
+            let remains = stream.into_remains();
+            match self.stream_over(over, remains, &mut exited).await {
+                Ok(Again::Stream) => {}
+                Ok(Again::Calls) => return self.call_tasks(exited).await,
+                Err(ended) => return ended,
+            }
+        }
+    }
+
+    /// Streams tasks until the stream is over, or the executor.
+    async fn stream_tasks(
+        &mut self,
+        stream: &mut TaskStream,
+        exited: &mut Exited<'_>,
+    ) -> Result<Over, Ending> {
+        let mut finish_by = None;
+        loop {
+            if self.inbox.released {
+                if finish_by.is_none() {
+                    finish_by = Some(Instant::now() + FINISH_LIMIT);
+                    if stream.in_hand() > 1 {
+                        stream.recall(Vec::new());
+                    }
+                }
+                // An answer to a recall is not waited for: what it names is lost in any case.
+                if stream.in_hand() == 0 {
+                    return Err(Ending::Released { running: false });
+                }
+            } else {
+                if self.inbox.recalls > 0 {
+                    self.recall(stream);
+                }
+                stream.send(&mut self.inbox.queue);
+            }
+            let step = tokio::select! {
+                biased;
+                response = stream.next() => Step::Response(response),
+                exit = &mut *exited => Step::Exited(exit),
+                () = self.inbox.take(), if finish_by.is_none() => Step::Command,
+                () = reached(finish_by) => Step::FinishLimit,
+            };
+            match step {
+                Step::Response(Ok(news)) => self.tell(news),
+                Step::Response(Err(over)) => return Ok(over),
+                Step::Exited(exit) => {
+                    // What it had finished before is not lost.
+                    let rest = async {
+                        while let Ok(news) = stream.next().await {
+                            self.tell(news);
+                        }
+                    };
+                    let _ = timeout(REST_LIMIT, rest).await;
+                    let running = stream.in_hand() > 0;
+                    return Err(Ending::Died { exit, running });
+                }
+                Step::Command => {}
+                Step::FinishLimit => return Err(Ending::Released { running: true }),
+            }
+        }
+    }
+
+    /// Has everything given back that has not begun.
+    fn recall(&mut self, stream: &mut TaskStream) {
+        // A single one has begun, or will before a recall could reach it.
+        if stream.in_hand() <= 1 && !stream.is_recalling() {
+            self.inbox.give_back();
+            return;
+        }
+        for _ in 0..std::mem::take(&mut self.inbox.recalls) {
+            let unsent = self.inbox.drain();
+            stream.recall(unsent);
+        }
+    }
+
+    fn tell(&mut self, news: News) {
+        let ended = news.ended.into_iter();
+        let done = ended.map(|(task, outcome)| self.done(task, outcome)).collect();
+        self.inbox.tell_done(done);
+        // After a release nobody waits for it; what is in hand then is lost.
+        if let Some(returned) = news.returned
+            && !self.inbox.released
+        {
+            self.inbox.tell(Happened::Returned(returned));
+        }
+    }
+
+    fn done(&self, task: TaskAttempt, outcome: TaskOutcome) -> TaskDone {
+        TaskDone {
+            executor_id: self.id.to_string(),
+            session_id: self.service.session().to_owned(),
+            task_id: task.task_id,
+            attempt: task.attempt,
+            return_code: outcome.return_code,
+            output: outcome.output,
+            message: outcome.message,
+            duration_us: outcome.duration_us,
+        }
+    }
+
+    /// How it goes on without the stream.
+    async fn stream_over(
+        &mut self,
+        over: Over,
+        remains: Remains,
+        exited: &mut Exited<'_>,
+    ) -> Result<Again, Ended> {
+        let Remains { mut tasks, recalls } = remains;
+        let failure = match &over {
+            Over::Refused | Over::Orderly => None,
+            Over::Failed(message) => Some(message.clone()),
+            Over::Broken(status) => Some(in_words("OnTaskStream", status)),
+        };
+        // An end in order, or of the connection, comes from a process that is about to go.
+        if matches!(over, Over::Orderly | Over::Broken(_))
+            && let Ok(exit) = timeout(DEATH_LIMIT, &mut *exited).await
+        {
+            let running = failure.is_some() && !tasks.is_empty();
+            return Err(self.died(exit, running));
+        }
+        if let Some(message) = failure
+            && let Some(task) = tasks.pop_front()
+        {
+            tracing::warn!(executor = %self.id, task = task.task_id, "{message}");
+            let outcome = TaskOutcome {
+                task_id: task.task_id,
+                return_code: -1,
+                message: Some(message),
+                ..TaskOutcome::default()
+            };
+            let done = self.done(super::inbox::attempt_of(&task), outcome);
+            self.inbox.tell_done(vec![done]);
+        }
+        tasks.append(&mut self.inbox.queue);
+        self.inbox.queue = tasks;
+        for unsent in recalls {
+            let mut returned = self.inbox.drain();
+            returned.extend(unsent);
+            self.inbox.tell(Happened::Returned(returned));
+        }
+        match over {
+            Over::Refused | Over::Orderly | Over::Failed(_) => Ok(Again::Calls),
+            Over::Broken(_) => self.reconnect().await.map(|()| Again::Stream),
+        }
+    }
+
+    /// Calls the service for each task until the executor's end.
+    async fn call_tasks(mut self, mut exited: Exited<'_>) -> Ended {
+        loop {
+            self.inbox.give_back();
+            if self.inbox.released {
+                return self.leave(false).await;
+            }
+            let Some(task) = self.inbox.queue.pop_front() else {
+                tokio::select! {
+                    exit = &mut exited => return self.died(exit, false),
+                    () = self.inbox.take() => continue,
+                }
+            };
+            let turn = {
+                let mut invoke = std::pin::pin!(self.service.invoke(self.id, task));
+                let turn = tokio::select! {
+                    biased;
+                    finished = &mut invoke => Turn::Finished(finished),
+                    exit = &mut exited => Turn::Exited(exit),
+                    () = self.inbox.released() => Turn::Released,
+                };
+                match turn {
+                    Turn::Released => tokio::select! {
+                        finished = &mut invoke => Turn::Finished(finished),
+                        exit = &mut exited => Turn::Exited(exit),
+                        () = tokio::time::sleep(FINISH_LIMIT) => Turn::Released,
+                    },
+                    other => other,
+                }
+            };
+            match turn {
+                Turn::Finished(Ok(done)) | Turn::Finished(Err(InvokeError { done, broken: false })) => {
+                    self.inbox.tell_done(vec![done]);
+                }
+                Turn::Finished(Err(InvokeError { done, broken: true })) => {
+                    if let Ok(exit) = timeout(DEATH_LIMIT, &mut exited).await {
+                        return self.died(exit, true);
+                    }
+                    self.inbox.tell_done(vec![done]);
+                    if let Err(ended) = self.reconnect().await {
+                        return ended;
+                    }
+                }
+                Turn::Exited(exit) => return self.died(exit, true),
+                Turn::Released => return self.leave(true).await,
+            }
+        }
+    }
+
+    /// A new connection to a process that lives, or the end of it.
+    async fn reconnect(&mut self) -> Result<(), Ended> {
+        let Err(error) = self.service.reconnect().await else {
+            return Ok(());
+        };
+        end(self.process).await;
+        Err(Ended::Died {
+            message: format!(
+                "the service no longer answers on its socket: {}",
+                crate::link::chain(&error)
+            ),
+            running: false,
+        })
+    }
+
+    async fn ended(self, stream: TaskStream, ending: Ending) -> Ended {
+        // Ends it on the service's side too, which then has no reason to stay.
+        drop(stream);
+        match ending {
+            Ending::Died { exit, running } => self.died(exit, running),
+            Ending::Released { running } => self.leave(running).await,
+        }
+    }
+
+    fn died(&self, exit: Exit, running: bool) -> Ended {
+        Ended::Died {
+            message: obituary(exit, self.process),
+            running,
+        }
+    }
+
+    /// OnSessionLeave, unless a task still runs (a service is asked one thing at a time), and
+    /// the process's end.
+    async fn leave(mut self, running: bool) -> Ended {
+        if !running {
+            let leave = timeout(LEAVE_LIMIT, self.service.leave());
+            tokio::select! {
+                left = leave => {
+                    let problem = match left {
+                        Ok(Ok(())) => None,
+                        Ok(Err(error)) => Some(error),
+                        Err(_) => Some(format!("no answer within {} s", LEAVE_LIMIT.as_secs())),
+                    };
+                    if let Some(error) = problem {
+                        tracing::warn!(executor = %self.id, error, "OnSessionLeave failed");
+                    }
+                }
+                exit = self.process.exited() => {
+                    tracing::warn!(executor = %self.id, "in OnSessionLeave, the service process {exit}");
+                }
+            }
+        }
+        end(self.process).await;
+        Ended::Released { running }
+    }
+}
+
+async fn reached(limit: Option<Instant>) {
+    match limit {
+        Some(limit) => sleep_until(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How tasks are given on.
+enum Again {
+    Stream,
+    Calls,
+}
+
+/// How a stream ends together with its executor.
+enum Ending {
+    Died { exit: Exit, running: bool },
+    Released { running: bool },
+}
