@@ -30,6 +30,12 @@ fn all_closed(fake: &Fake) -> bool {
     fake.lock().sessions.values().all(|(_, open)| !open)
 }
 
+/// How many sessions and tasks were ever created.
+fn counts(fake: &Fake) -> (usize, usize) {
+    let state = fake.lock();
+    (state.sessions.len(), state.tasks.len())
+}
+
 #[test]
 fn a_table_of_tasks_and_a_summary_and_the_session_is_closed() {
     let fake = Fake::new();
@@ -76,6 +82,96 @@ fn failures_are_counted_and_told_once() {
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stderr), format!("flmping: 20 x {REASON}\n"));
     assert!(text(&output.stdout).contains("0 succeeded, 20 failed"));
+    assert!(all_closed(&fake));
+}
+
+#[test]
+fn payloads_have_to_come_back_as_they_were() {
+    let fake = Fake::new();
+    let args = ["-a", "echo", "-p", "-t", "200", "--payload", "3K"];
+    let output = flmping(&fake, &args).output().expect("run");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let inputs: Vec<_> = fake
+        .lock()
+        .tasks
+        .values()
+        .map(|task| task.input.clone())
+        .collect();
+    assert!(inputs.iter().flatten().all(|input| input.len() == 3 << 10) && inputs.len() == 200);
+    assert!(inputs.iter().any(|input| *input != inputs[0]));
+    assert!(all_closed(&fake));
+}
+
+#[test]
+fn sessions_at_once_share_the_report_and_the_warm_up_does_not_count() {
+    let fake = Fake::new();
+    let args = ["-a", "echo", "--sessions", "3", "-t", "20", "--warm-up", "5"];
+    let output = flmping(&fake, &args).output().expect("run");
+    let out = text(&output.stdout);
+    assert!(output.status.success(), "{out}{}", text(&output.stderr));
+    assert!(
+        out.contains("60 tasks in 3 sessions: 60 succeeded, 0 failed"),
+        "{out}"
+    );
+    assert_eq!(out.lines().filter(|line| line.contains("Succeed")).count(), 60);
+    assert_eq!(counts(&fake), (3, 75));
+    assert!(all_closed(&fake));
+    let args = ["-a", "fails", "-p", "-t", "20", "--warm-up", "5"];
+    let output = flmping(&fake, &args).output().expect("run");
+    assert_eq!(output.status.code(), Some(1));
+    let error = text(&output.stderr);
+    assert!(
+        error.contains("the warm-up did not succeed") && error.contains(&format!("5 x {REASON}")),
+        "{error}"
+    );
+    assert!(all_closed(&fake));
+}
+
+#[test]
+fn a_cold_run_has_a_session_for_each_task() {
+    let fake = Fake::new();
+    let output = flmping(&fake, &["-a", "echo", "-p", "--cold", "-t", "4", "-o", "json"])
+        .output()
+        .expect("run");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+    assert_eq!(
+        (json["succeeded"].as_u64(), json["sessions"].as_u64()),
+        (Some(4), Some(4))
+    );
+    assert_eq!(counts(&fake), (4, 4));
+    assert!(all_closed(&fake));
+    let output = flmping(&fake, &["-a", "never", "--cold", "--timeout", "0.2"])
+        .output()
+        .expect("run");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(all_closed(&fake), "the one that was under way, too");
+}
+
+#[test]
+fn detached_tasks_stay_in_an_open_session() {
+    let fake = Fake::new();
+    let args = [
+        "-a", "never", "--detach", "-t", "300", "-s", "later", "-o", "json",
+    ];
+    let output = flmping(&fake, &args).output().expect("run");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("json");
+    assert_eq!(json["created"].as_u64(), Some(300));
+    assert_eq!(json["sessions"], serde_json::json!(["later"]));
+    assert_eq!(fake.lock().tasks.len(), 300);
+    assert!(fake.lock().sessions["later"].1, "still open");
+}
+
+#[test]
+fn executors_that_cannot_be_had_leave_no_session_open() {
+    let fake = Fake::new(); // knows nothing of executors
+    let output = flmping(&fake, &["-a", "echo", "--executors", "2"])
+        .output()
+        .expect("run");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("list the executors"), "{output:?}");
+    assert_eq!(fake.lock().sessions.len(), 1);
     assert!(all_closed(&fake));
 }
 

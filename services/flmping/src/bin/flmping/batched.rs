@@ -1,68 +1,89 @@
 //! Runs the tasks with a server that takes and returns them in batches.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use flame_rs::batch::EndStream;
-use flame_rs::{Bytes, Error, Session, error, v1};
+use flame_rs::{Error, Session, error, v1};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::run::{BACKLOG, Running, message};
+use crate::input::Inputs;
+use crate::run::Plan;
 use crate::tally::Ended;
 
 /// Tasks of one call: a commit and a round trip for all of them.
-const CHUNK: u64 = 1_000;
+pub(crate) const CHUNK: u64 = 1_000;
+
+/// Payloads of one call, in bytes: well below what a message may have, and one at least.
+const CHUNK_BYTES: u64 = 8 << 20;
+
+/// A task that was submitted: when, and its number in the plan.
+type Submitted = (Instant, u64);
 
 /// Tasks that were submitted and have not ended, and ends that came before the call that created
 /// their tasks had returned.
 #[derive(Default)]
 struct Book {
-    submitted: HashMap<u64, Instant>,
+    submitted: HashMap<u64, Submitted>,
     early: Vec<v1::TaskEnd>,
 }
 
 /// What the submitting and the following worker share.
 struct Shared {
     session: Session,
+    id: Arc<str>,
+    plan: Plan,
     book: Mutex<Book>,
     room: Semaphore,
     ended: mpsc::Sender<Ended>,
 }
 
-/// Starts `tasks` tasks with `input`, at most `window` at the same time.
+/// Tasks of one call.
+pub(crate) fn chunk(inputs: &Inputs) -> u64 {
+    let payload = inputs.payload().map_or(0, |bytes| bytes as u64);
+    let fitting = CHUNK_BYTES.checked_div(payload).map_or(CHUNK, |fit| fit.max(1));
+    CHUNK.min(fitting)
+}
+
+/// Starts the tasks of a session, at most `window` at the same time.
 pub(crate) fn start(
+    workers: &mut JoinSet<()>,
+    sender: &mpsc::Sender<Ended>,
     session: &Session,
     ends: EndStream,
-    tasks: u64,
+    plan: &Plan,
     window: u64,
-    input: Option<Bytes>,
-) -> Running {
-    let (sender, ended) = mpsc::channel(BACKLOG);
+) {
     let shared = Arc::new(Shared {
         session: session.clone(),
+        id: session.id().into(),
+        plan: plan.clone(),
         book: Mutex::default(),
         room: Semaphore::new(usize::try_from(window).unwrap_or(Semaphore::MAX_PERMITS)),
-        ended: sender,
+        ended: sender.clone(),
     });
     // Half a window at a time, so that one half runs while the other is submitted.
-    let chunk = CHUNK.min(window.div_ceil(2)).min(tasks);
-    let mut workers = JoinSet::new();
-    workers.spawn(submit(Arc::clone(&shared), tasks, chunk, input));
+    let chunk = chunk(&plan.inputs).min(window.div_ceil(2));
+    let tasks = plan.tasks;
+    workers.spawn(submit(Arc::clone(&shared), chunk));
     workers.spawn(async move {
         follow(&shared, ends, tasks).await;
         // Whatever ended it: nobody would see the end of further tasks.
         shared.room.close();
     });
-    Running { workers, ended }
 }
 
-async fn submit(shared: Arc<Shared>, tasks: u64, chunk: u64, input: Option<Bytes>) {
-    let mut left = tasks;
-    while left > 0 {
-        let count = chunk.min(left);
-        left -= count;
+async fn submit(shared: Arc<Shared>, chunk: u64) {
+    let plan = &shared.plan;
+    let mut next = plan.first;
+    let end = plan.first + plan.tasks;
+    while next < end {
+        let numbers = next..end.min(next + chunk);
+        next = numbers.end;
+        let count = numbers.end - numbers.start;
         match shared
             .room
             .acquire_many(u32::try_from(count).unwrap_or(u32::MAX))
@@ -72,9 +93,9 @@ async fn submit(shared: Arc<Shared>, tasks: u64, chunk: u64, input: Option<Bytes
             Err(_) => return, // the other worker has ended
         }
         let began = Instant::now();
-        let inputs = vec![input.clone(); usize::try_from(count).unwrap_or_default()];
+        let inputs = numbers.clone().map(|number| plan.inputs.of(number)).collect();
         let ended = match shared.session.create_tasks(inputs).await {
-            Ok(Some(created)) => shared.created(created, began),
+            Ok(Some(created)) => shared.created(created, numbers, began),
             Ok(None) => shared.not_created(count, "the server no longer takes batches".to_owned()),
             Err(failed) => shared.not_created(count, error::report(&failed)),
         };
@@ -115,10 +136,12 @@ async fn follow(shared: &Shared, mut ends: EndStream, tasks: u64) {
 }
 
 impl Shared {
-    /// Notes new tasks; returns those of them that have ended already.
-    fn created(&self, ids: std::ops::Range<u64>, began: Instant) -> Vec<Ended> {
+    /// Notes new tasks, `ids` in the order of their `numbers`; returns those of them that have
+    /// ended already.
+    fn created(&self, ids: Range<u64>, numbers: Range<u64>, began: Instant) -> Vec<Ended> {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        book.submitted.extend(ids.map(|id| (id, began)));
+        let submitted = numbers.map(|number| (began, number));
+        book.submitted.extend(ids.zip(submitted));
         let early = std::mem::take(&mut book.early);
         early
             .into_iter()
@@ -129,7 +152,7 @@ impl Shared {
     fn not_created(&self, count: u64, reason: String) -> Vec<Ended> {
         self.room.add_permits(usize::try_from(count).unwrap_or_default());
         (0..count)
-            .map(|_| failed(0, Duration::ZERO, reason.clone()))
+            .map(|_| self.failed(0, Duration::ZERO, reason.clone()))
             .collect()
     }
 
@@ -139,17 +162,21 @@ impl Shared {
     }
 
     fn settle(&self, book: &mut Book, end: v1::TaskEnd) -> Option<Ended> {
-        let Some(began) = book.submitted.remove(&end.task_id) else {
+        let Some((began, number)) = book.submitted.remove(&end.task_id) else {
             book.early.push(end);
             return None;
         };
         self.room.add_permits(1);
         let (state, text) = match end.state() {
-            v1::TaskState::Succeed => ("Succeed", message(end.output.as_deref())),
+            v1::TaskState::Succeed => match self.plan.inputs.check(number, end.output.as_deref()) {
+                Ok(text) => ("Succeed", text),
+                Err(wrong) => ("Wrong", wrong),
+            },
             v1::TaskState::Cancelled => ("Cancelled", end.message.unwrap_or_default()),
             _ => ("Failed", end.message.unwrap_or_default()),
         };
         Some(Ended {
+            session: Arc::clone(&self.id),
             id: end.task_id,
             state,
             text,
@@ -162,16 +189,32 @@ impl Shared {
         let text = error::report(reason);
         let open = std::mem::take(&mut book.submitted);
         open.into_iter()
-            .map(|(id, began)| failed(id, began.elapsed(), text.clone()))
+            .map(|(id, (began, _))| self.failed(id, began.elapsed(), text.clone()))
             .collect()
+    }
+
+    fn failed(&self, id: u64, latency: Duration, text: String) -> Ended {
+        Ended {
+            session: Arc::clone(&self.id),
+            id,
+            state: "Error",
+            text,
+            latency,
+        }
     }
 }
 
-fn failed(id: u64, latency: Duration, text: String) -> Ended {
-    Ended {
-        id,
-        state: "Error",
-        text,
-        latency,
+#[cfg(test)]
+mod tests {
+    use flmping::Ping;
+
+    use super::*;
+
+    #[test]
+    fn payloads_share_a_call_as_long_as_they_fit() {
+        assert_eq!(chunk(&Inputs::ping(Ping::default(), false)), CHUNK);
+        assert_eq!(chunk(&Inputs::echo(1 << 10, false)), CHUNK);
+        assert_eq!(chunk(&Inputs::echo(1 << 20, false)), 8);
+        assert_eq!(chunk(&Inputs::echo(10 << 20, false)), 1);
     }
 }

@@ -2,39 +2,33 @@
 
 mod args;
 mod batched;
+mod cold;
+mod detach;
+mod follow;
+mod input;
 mod run;
+mod sessions;
 mod tally;
 
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use flame_rs::stop::StopRequest;
-use flame_rs::{Bytes, Client, ClientOptions, Error, Session, SessionOptions, client, error};
+use flame_rs::{Client, ClientOptions, Error, Session, client, error};
 use flmping::Ping;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::args::{Args, Output};
-use crate::run::Running;
-use crate::tally::Tally;
+use crate::follow::{Cut, Limits, follow};
+use crate::input::Inputs;
+use crate::run::{Followed, Plan, Running};
+use crate::tally::{Report, Tally};
 
 /// Exit status of a program that was interrupted, as shells have it.
 const INTERRUPTED: u8 = 130;
-
-/// How long to try to close a session whose tasks still run after an interruption.
-const CLOSE_LIMIT: Duration = Duration::from_secs(3);
-
-/// Tasks under way unless asked otherwise: enough that all parts of a cluster on one machine are
-/// busy. A single call costs its client more than a place in a batch.
-const BATCHED_WINDOW: u64 = 10_000;
-const UNARY_WINDOW: u64 = 1_000;
-
-/// Why the tasks were not followed to the last one.
-enum Cut {
-    Interrupted,
-    TimedOut(Duration),
-}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -52,31 +46,161 @@ async fn main() -> ExitCode {
 }
 
 async fn ping(args: &Args) -> Result<ExitCode, Error> {
-    let mut stop = StopRequest::watch().map_err(Error::Signals)?;
+    let stop = StopRequest::watch().map_err(Error::Signals)?;
+    let mut limits = Limits::new(stop, args.timeout);
     let config = client::config(args.config.as_deref(), args.endpoint.clone())?;
     let options = ClientOptions {
         connections: connections(args),
         ..ClientOptions::default()
     };
     let client = Client::connect_with(&config, options).await?;
-    let mut wanted = SessionOptions::new(&args.application);
-    if let Some(id) = &args.session {
-        wanted = wanted.id(id);
+    let inputs = inputs(args);
+    if args.cold {
+        return cold(args, &client, &inputs, &mut limits).await;
     }
-    let session = client.create_session(wanted).await?;
-    let (mut tally, took, cut) = follow(args, &session, &mut stop).await?;
-    print(args, &mut tally, &session, took);
-    if let Some(Cut::TimedOut(limit)) = cut {
-        eprintln!("flmping: not all tasks ended within {limit:?}");
+    let mut opened = Vec::new();
+    let ready = tokio::select! {
+        ready = sessions::open(&client, args, &mut opened) => ready.map(|()| None),
+        cut = limits.over() => Ok(Some(cut)),
+    };
+    if !matches!(ready, Ok(None)) {
+        sessions::close(&opened, true).await;
     }
-    if !close(&session, cut.is_some()).await && cut.is_none() {
-        return Ok(ExitCode::FAILURE);
+    if let Some(cut) = ready? {
+        tell_cut(&cut);
+        return Ok(code(Some(&cut)));
     }
-    Ok(match cut {
-        Some(Cut::Interrupted) => ExitCode::from(INTERRUPTED),
-        None if tally.all_succeeded() => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
+    if args.detach {
+        return leave(args, &opened, &inputs, &mut limits).await;
+    }
+    let measured = measure(args, &opened, &inputs, &mut limits).await;
+    let cut = !matches!(&measured, Ok(Measured { cut: None, .. }));
+    let closed = sessions::close(&opened, cut).await;
+    let measured = measured?;
+    Ok(match &measured.cut {
+        None if !closed || !measured.succeeded => ExitCode::FAILURE,
+        cut => code(cut.as_ref()),
     })
+}
+
+/// What became of the tasks; their numbers have been printed.
+struct Measured {
+    succeeded: bool,
+    cut: Option<Cut>,
+}
+
+/// Runs the tasks of the warm-up, then those that count, and prints how that went.
+async fn measure(
+    args: &Args,
+    opened: &[Session],
+    inputs: &Inputs,
+    limits: &mut Limits,
+) -> Result<Measured, Error> {
+    let plan = |first, tasks| Plan {
+        tasks,
+        first,
+        window: args.window,
+        inputs: inputs.clone(),
+    };
+    if args.warm_up > 0 {
+        let mut tally = Tally::new(total(args.warm_up, opened), false);
+        let (_, cut) = run(args, opened, &plan(0, args.warm_up), &mut tally, limits).await?;
+        if cut.is_some() || !tally.all_succeeded() {
+            eprintln!("flmping: the warm-up did not succeed");
+            tell(&tally, cut.as_ref());
+            return Ok(Measured {
+                succeeded: false,
+                cut,
+            });
+        }
+    }
+    let mut tally = Tally::new(total(args.tasks, opened), shows_tasks(args));
+    let (took, cut) = run(args, opened, &plan(args.warm_up, args.tasks), &mut tally, limits).await?;
+    let first = opened.first().map_or("-", Session::id);
+    let report = tally.report(first, args.sessions, took);
+    print(args, &mut tally, &report);
+    tell(&tally, cut.as_ref());
+    Ok(Measured {
+        succeeded: tally.all_succeeded(),
+        cut,
+    })
+}
+
+async fn run(
+    args: &Args,
+    opened: &[Session],
+    plan: &Plan,
+    tally: &mut Tally,
+    limits: &mut Limits,
+) -> Result<(Duration, Option<Cut>), Error> {
+    let mut followed = Vec::new();
+    for session in opened {
+        // Asked before the clock starts: servers without batches say so here.
+        let ends = if args.unary {
+            None
+        } else {
+            session.watch_ends(plan.first).await?
+        };
+        let session = session.clone();
+        followed.push(Followed { session, ends });
+    }
+    let bar = progress(args, total(plan.tasks, opened));
+    let began = Instant::now();
+    let cut = follow(Running::start(followed, plan), tally, &bar, limits).await;
+    let took = began.elapsed();
+    bar.finish_and_clear();
+    Ok((took, cut))
+}
+
+/// As [`measure`], with a session for each task.
+async fn cold(args: &Args, client: &Client, inputs: &Inputs, limits: &mut Limits) -> Result<ExitCode, Error> {
+    let mut tally = Tally::new(args.tasks, shows_tasks(args));
+    let bar = progress(args, args.tasks);
+    let current = cold::Current::default();
+    let running = cold::start(client, &sessions::options(args), args.tasks, inputs, &current);
+    let began = Instant::now();
+    let cut = follow(running, &mut tally, &bar, limits).await;
+    let report = tally.report("-", args.tasks, began.elapsed());
+    bar.finish_and_clear();
+    print(args, &mut tally, &report);
+    tell(&tally, cut.as_ref());
+    let open = current.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(session) = open {
+        sessions::close(&[session], true).await;
+    }
+    Ok(match &cut {
+        None if !tally.all_succeeded() => ExitCode::FAILURE,
+        cut => code(cut.as_ref()),
+    })
+}
+
+/// Creates the tasks, and says where they are.
+async fn leave(
+    args: &Args,
+    opened: &[Session],
+    inputs: &Inputs,
+    limits: &mut Limits,
+) -> Result<ExitCode, Error> {
+    let created = tokio::select! {
+        created = detach::create(opened, args.tasks, args.unary, inputs) => created,
+        cut = limits.over() => {
+            tell_cut(&cut);
+            sessions::close(opened, true).await;
+            return Ok(code(Some(&cut)));
+        }
+    };
+    let created = match created {
+        Ok(created) => created,
+        Err(error) => {
+            sessions::close(opened, true).await;
+            return Err(error);
+        }
+    };
+    write(&match args.output {
+        Output::Json => serde_json::to_string(&created).unwrap_or_default(),
+        Output::Table => created.to_string(),
+    });
+    Ok(ExitCode::SUCCESS)
 }
 
 /// One connection carries what one core can send.
@@ -86,104 +210,72 @@ fn connections(args: &Args) -> usize {
         .unwrap_or(1)
 }
 
-/// Runs the tasks until the last one ends, the time is over or the user has enough.
-async fn follow(
-    args: &Args,
-    session: &Session,
-    stop: &mut StopRequest,
-) -> Result<(Tally, Duration, Option<Cut>), Error> {
-    let ping = Ping {
-        duration: args.duration,
-        memory: args.memory,
-    };
-    // Two numbers are always JSON.
-    let input = ping.to_input().ok().flatten().map(Bytes::from);
-    let bar = progress(args);
-    let mut tally = Tally::new(args.tasks, !args.benchmark && args.output == Output::Table);
-    // Asked before the clock starts: servers without batches say so here.
-    let ends = if args.unary {
-        None
-    } else {
-        session.watch_ends(0).await?
-    };
-    let started = Instant::now();
-    let mut running = match ends {
-        Some(ends) => batched::start(
-            session,
-            ends,
-            args.tasks,
-            args.window.unwrap_or(BATCHED_WINDOW),
-            input,
-        ),
-        None => Running::start(session, args.tasks, args.window.unwrap_or(UNARY_WINDOW), input),
-    };
-    let mut ended = 0;
-    let limit = async {
-        match args.timeout {
-            Some(limit) => {
-                tokio::time::sleep(limit).await;
-                limit
-            }
-            None => std::future::pending().await,
-        }
-    };
-    tokio::pin!(limit);
-    let cut = loop {
-        if ended == args.tasks {
-            break None;
-        }
-        tokio::select! {
-            biased;
-            () = stop.requested() => break Some(Cut::Interrupted),
-            limit = &mut limit => break Some(Cut::TimedOut(limit)),
-            next = running.next() => match next {
-                Some(task) => {
-                    tally.add(task);
-                    ended += 1;
-                    bar.inc(1);
-                }
-                None => break None,
+fn inputs(args: &Args) -> Inputs {
+    let tell = shows_tasks(args);
+    match args.payload {
+        Some(size) => Inputs::echo(size, tell),
+        None => Inputs::ping(
+            Ping {
+                duration: args.duration,
+                memory: args.memory,
             },
-        }
-    };
-    let took = started.elapsed();
-    running.stop().await;
-    bar.finish_and_clear();
-    Ok((tally, took, cut))
+            tell,
+        ),
+    }
 }
 
-fn progress(args: &Args) -> ProgressBar {
+fn total(tasks: u64, opened: &[Session]) -> u64 {
+    tasks.saturating_mul(opened.len() as u64)
+}
+
+fn shows_tasks(args: &Args) -> bool {
+    !args.benchmark && args.output == Output::Table
+}
+
+fn progress(args: &Args, tasks: u64) -> ProgressBar {
     if !args.benchmark || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     // Ten pictures a second cost nothing that the benchmark would measure.
-    let bar = ProgressBar::with_draw_target(Some(args.tasks), ProgressDrawTarget::stderr_with_hz(10));
+    let bar = ProgressBar::with_draw_target(Some(tasks), ProgressDrawTarget::stderr_with_hz(10));
     match ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} tasks, {per_sec}, {eta} left") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
 }
 
-fn print(args: &Args, tally: &mut Tally, session: &Session, took: Duration) {
-    let report = tally.report(session.id(), took);
-    let text = match args.output {
-        Output::Json => serde_json::to_string(&report).unwrap_or_default(),
+fn print(args: &Args, tally: &mut Tally, report: &Report) {
+    write(&match args.output {
+        Output::Json => serde_json::to_string(report).unwrap_or_default(),
         Output::Table if args.benchmark => report.to_string(),
-        Output::Table => format!("{}\n\n{report}", tally.table(session.id())),
-    };
+        Output::Table => format!("{}\n\n{report}", tally.table()),
+    });
+}
+
+fn write(text: &str) {
     // A reader that went away (`flmping | head`) is no failure of the tasks.
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+fn tell(tally: &Tally, cut: Option<&Cut>) {
     for failure in tally.failures() {
         eprintln!("flmping: {failure}");
     }
+    if let Some(cut) = cut {
+        tell_cut(cut);
+    }
 }
 
-/// Closes the session; after an interruption its tasks may still run for a while.
-async fn close(session: &Session, cut: bool) -> bool {
-    let limit = if cut { CLOSE_LIMIT } else { Duration::ZERO };
-    let closed = session.close_within(limit).await;
-    if let Err(error) = &closed {
-        eprintln!("flmping: {}; close it later with flmctl", error::report(error));
+fn tell_cut(cut: &Cut) {
+    if let Cut::TimedOut(limit) = cut {
+        eprintln!("flmping: not all tasks ended within {limit:?}");
     }
-    closed.is_ok()
+}
+
+fn code(cut: Option<&Cut>) -> ExitCode {
+    match cut {
+        None => ExitCode::SUCCESS,
+        Some(Cut::Interrupted) => ExitCode::from(INTERRUPTED),
+        Some(Cut::TimedOut(_)) => ExitCode::FAILURE,
+    }
 }

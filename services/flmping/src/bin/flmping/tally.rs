@@ -1,6 +1,7 @@
 //! What became of the tasks, and how it is printed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
@@ -16,9 +17,11 @@ const SHOWN_FAILURES: usize = 5;
 /// One task that ended.
 #[derive(Debug)]
 pub(crate) struct Ended {
+    /// Its session's id.
+    pub(crate) session: Arc<str>,
     /// Number within the session; 0 if the task could not be created.
     pub(crate) id: u64,
-    /// `Succeed`, `Failed`, `Cancelled` or `Error`.
+    /// `Succeed`, `Failed`, `Cancelled`, `Wrong` (output) or `Error`.
     pub(crate) state: &'static str,
     /// The service's message, or what went wrong.
     pub(crate) text: String,
@@ -35,6 +38,7 @@ impl Ended {
 /// Counts tasks as they end.
 pub(crate) struct Tally {
     tasks: u64,
+    ended: u64,
     succeeded: u64,
     failures: BTreeMap<String, u64>,
     /// `None` only if the histogram's bounds were wrong.
@@ -54,13 +58,16 @@ pub(crate) struct Report {
     tasks_per_second: f64,
     p50_ms: f64,
     p99_ms: f64,
+    p999_ms: f64,
     session: String,
+    sessions: u64,
 }
 
 impl Tally {
     pub(crate) fn new(tasks: u64, keep_rows: bool) -> Self {
         Self {
             tasks,
+            ended: 0,
             succeeded: 0,
             failures: BTreeMap::new(),
             latencies: Histogram::new_with_bounds(1, LONGEST, 3).ok(),
@@ -70,6 +77,7 @@ impl Tally {
     }
 
     pub(crate) fn add(&mut self, ended: Ended) {
+        self.ended += 1;
         if ended.succeeded() {
             self.succeeded += 1;
         } else if self.failures.len() < SHOWN_FAILURES || self.failures.contains_key(&ended.text) {
@@ -83,12 +91,17 @@ impl Tally {
         }
     }
 
+    pub(crate) fn all_ended(&self) -> bool {
+        self.ended >= self.tasks
+    }
+
     pub(crate) fn all_succeeded(&self) -> bool {
         self.succeeded == self.tasks
     }
 
-    /// The numbers, after `took`. A task that did not end counts as failed.
-    pub(crate) fn report(&self, session: &str, took: Duration) -> Report {
+    /// The numbers, after `took`, of `sessions` sessions whose first is `session`. A task that did
+    /// not end counts as failed.
+    pub(crate) fn report(&self, session: &str, sessions: u64, took: Duration) -> Report {
         let seconds = took.as_secs_f64();
         let milliseconds = |quantile| {
             let latencies = self.latencies.as_ref().filter(|latencies| !latencies.is_empty());
@@ -108,13 +121,16 @@ impl Tally {
             },
             p50_ms: milliseconds(0.5),
             p99_ms: milliseconds(0.99),
+            p999_ms: milliseconds(0.999),
             session: session.to_owned(),
+            sessions,
         }
     }
 
-    /// A line per task, in their order.
-    pub(crate) fn table(&mut self, session: &str) -> String {
-        self.rows.sort_by_key(|row| row.id);
+    /// A line per task, by session and in their order.
+    pub(crate) fn table(&mut self) -> String {
+        self.rows
+            .sort_by(|a, b| (&a.session, a.id).cmp(&(&b.session, b.id)));
         let mut table = Table::new();
         table
             .load_style(presets::NOTHING)
@@ -125,7 +141,7 @@ impl Tally {
             } else {
                 row.id.to_string()
             };
-            table.add_row([session, &id, row.state, &row.text]);
+            table.add_row([&row.session, id.as_str(), row.state, &row.text]);
         }
         // No spaces at the ends of lines.
         let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
@@ -150,18 +166,21 @@ impl Tally {
 
 impl std::fmt::Display for Report {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.sessions {
+            1 => write!(f, "{} tasks in session {}", self.tasks, self.session)?,
+            sessions => write!(f, "{} tasks in {sessions} sessions", self.tasks)?,
+        }
         write!(
             f,
-            "{} tasks in session {}: {} succeeded, {} failed in {:.3} s ({:.1} tasks/s), \
-             latency p50 {:.2} ms, p99 {:.2} ms",
-            self.tasks,
-            self.session,
+            ": {} succeeded, {} failed in {:.3} s ({:.1} tasks/s), \
+             latency p50 {:.2} ms, p99 {:.2} ms, p99.9 {:.2} ms",
             self.succeeded,
             self.failed,
             self.seconds,
             self.tasks_per_second,
             self.p50_ms,
-            self.p99_ms
+            self.p99_ms,
+            self.p999_ms
         )
     }
 }
@@ -177,6 +196,7 @@ mod tests {
 
     fn ended(id: u64, state: &'static str, text: &str, milliseconds: u64) -> Ended {
         Ended {
+            session: "s".into(),
             id,
             state,
             text: text.to_owned(),
@@ -192,18 +212,23 @@ mod tests {
         }
         tally.add(ended(100, "Failed", "out of paper", 100));
         assert!(!tally.all_succeeded());
-        let report = tally.report("s", Duration::from_secs(2));
+        let report = tally.report("s", 1, Duration::from_secs(2));
         assert_eq!((report.tasks, report.succeeded, report.failed), (101, 99, 2));
         assert_eq!(report.tasks_per_second, 49.5);
         assert!(
             (report.p50_ms - 50.0).abs() < 0.1 && (report.p99_ms - 99.0).abs() < 0.1,
             "{report}"
         );
+        assert!((report.p999_ms - 100.0).abs() < 0.1, "{report}");
+        assert!(
+            report.to_string().starts_with("101 tasks in session s: "),
+            "{report}"
+        );
         assert_eq!(
             tally.failures(),
             ["1 x out of paper", "1 x unfinished or another failure"]
         );
-        let table = tally.table("s");
+        let table = tally.table();
         let lines: Vec<_> = table.lines().collect();
         assert_eq!(lines.len(), 101);
         assert!(
@@ -215,7 +240,7 @@ mod tests {
 
     #[test]
     fn programs_get_exactly_these_fields() {
-        let report = Tally::new(1, false).report("s", Duration::ZERO);
+        let report = Tally::new(1, false).report("s", 1, Duration::ZERO);
         let json = serde_json::to_value(report).expect("json");
         let fields: Vec<_> = json
             .as_object()
@@ -231,7 +256,9 @@ mod tests {
             "tasks_per_second",
             "p50_ms",
             "p99_ms",
+            "p999_ms",
             "session",
+            "sessions",
         ];
         wanted.sort_unstable();
         assert_eq!(fields, wanted);
