@@ -15,6 +15,7 @@ TARGET = $$(. hack/common.sh && target_dir)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTHON_CODE = hack e2e examples
 E2E_ARGS ?=
+FLAME_SOAK_SECONDS ?= 60
 
 .PHONY: help
 help: ## Show this list
@@ -102,6 +103,10 @@ e2e-local: build ## Run the end-to-end tests that need neither systemd nor root
 .PHONY: e2e-py-local
 e2e-py-local: build ## Run the tests of the Python client against a cluster of plain processes
 	FLAME_BIN_DIR="$(TARGET)/debug" hack/e2e.sh python $(E2E_ARGS)
+
+.PHONY: soak
+soak: build ## Kill the session manager every half second for a minute (FLAME_SOAK_SECONDS), on a full disk too (root)
+	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_SOAK_SECONDS="$(FLAME_SOAK_SECONDS)" hack/e2e.sh all test_soak.py $(E2E_ARGS)
 
 .PHONY: test
 test: ## Run every check and every test, as CI does

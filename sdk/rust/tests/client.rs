@@ -198,11 +198,13 @@ async fn a_session_whose_creation_was_answered_to_nobody_is_ours() {
         );
     }
     // Nor is one that differs, whatever became of the first answer.
-    let mut mine = fake.lock();
-    mine.sessions
-        .insert("theirs".to_owned(), ("fails".to_owned(), true));
-    mine.busy = 1;
-    drop(mine);
+    {
+        let mut state = fake.lock();
+        state
+            .sessions
+            .insert("theirs".to_owned(), ("fails".to_owned(), true));
+        state.busy = 1;
+    }
     let taken = client
         .create_session(SessionOptions::new("echo").id("theirs"))
         .await;
