@@ -5,6 +5,7 @@ use std::error::Error;
 fn main() -> Result<(), Box<dyn Error>> {
     let root = "protos";
     let files = [
+        "flame/v1/admin.proto",
         "flame/v1/frontend.proto",
         "flame/v1/shim.proto",
         "flame/node/v1/node.proto",

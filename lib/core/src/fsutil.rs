@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use tempfile::NamedTempFile;
+
 /// Writing a file failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {path}", path = path.display())]
@@ -37,28 +39,91 @@ pub fn replace_atomic(
     mode: u32,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), WriteError> {
-    let at = |action, path: &Path| {
-        let path = path.to_path_buf();
-        move |source| WriteError { action, path, source }
-    };
-    let directory = match path.parent() {
+    let mut draft = Draft::of(path)?;
+    draft.fill(fill)?;
+    draft.replace(mode)
+}
+
+/// A file that is being written beside the place that it will have. Dropped before it is
+/// finished, it leaves nothing.
+#[derive(Debug)]
+pub struct Draft {
+    path: PathBuf,
+    temporary: NamedTempFile,
+}
+
+fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> WriteError {
+    let path = path.to_path_buf();
+    move |source| WriteError { action, path, source }
+}
+
+impl Draft {
+    /// An empty draft of the file at `path`.
+    ///
+    /// # Errors
+    /// The directory cannot be written to.
+    pub fn of(path: &Path) -> Result<Self, WriteError> {
+        let directory = directory(path);
+        let temporary = tempfile::Builder::new()
+            .prefix(".flame-")
+            .tempfile_in(directory)
+            .map_err(at("create a file in", directory))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            temporary,
+        })
+    }
+
+    /// Writes to the draft.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn fill(&mut self, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), WriteError> {
+        write(self.temporary.as_file_mut()).map_err(at("write", &self.path))
+    }
+
+    /// Puts the draft in its place with permission bits `mode`, whatever is there.
+    ///
+    /// # Errors
+    /// [`WriteError`] names the step and the path; what was there is then as it was.
+    pub fn replace(self, mode: u32) -> Result<(), WriteError> {
+        self.finish(mode, |temporary, path| {
+            temporary.persist(path).map_err(|error| error.error)
+        })
+    }
+
+    /// Puts the draft in its place with permission bits `mode`, unless something is there.
+    ///
+    /// # Errors
+    /// As [`Draft::replace`], and if there is something.
+    pub fn create(self, mode: u32) -> Result<(), WriteError> {
+        self.finish(mode, |temporary, path| {
+            temporary.persist_noclobber(path).map_err(|error| error.error)
+        })
+    }
+
+    fn finish(
+        self,
+        mode: u32,
+        persist: impl FnOnce(NamedTempFile, &Path) -> io::Result<File>,
+    ) -> Result<(), WriteError> {
+        let Self { path, temporary } = self;
+        temporary
+            .as_file()
+            .set_permissions(Permissions::from_mode(mode))
+            .map_err(at("set the permissions of", &path))?;
+        temporary.as_file().sync_all().map_err(at("sync", &path))?;
+        persist(temporary, &path).map_err(at("replace", &path))?;
+        let directory = directory(&path);
+        sync_directory(directory).map_err(at("sync", directory))
+    }
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".flame-")
-        .tempfile_in(directory)
-        .map_err(at("create a file in", directory))?;
-    fill(temporary.as_file_mut()).map_err(at("write", path))?;
-    temporary
-        .as_file()
-        .set_permissions(Permissions::from_mode(mode))
-        .map_err(at("set the permissions of", path))?;
-    temporary.as_file().sync_all().map_err(at("sync", path))?;
-    temporary
-        .persist(path)
-        .map_err(|error| at("replace", path)(error.error))?;
-    sync_directory(directory).map_err(at("sync", directory))
+    }
 }
 
 /// Makes renames in `directory` durable.
@@ -100,6 +165,27 @@ mod tests {
         let error = replace_atomic(&path, 0o644, |_| Err(io::Error::other("full"))).expect_err("refused");
         assert!(error.to_string().starts_with("cannot write "), "{error}");
         assert_eq!(std::fs::read(&path).expect("kept"), b"old");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn a_draft_replaces_nothing_that_it_must_not() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("file");
+        let draft = |text: &str| {
+            let mut draft = Draft::of(&path).expect("made");
+            draft
+                .fill(|file| file.write_all(text.as_bytes()))
+                .expect("writes");
+            draft
+        };
+        draft("first").create(0o600).expect("nothing is there");
+        let error = draft("second").create(0o600).expect_err("refused");
+        assert_eq!(error.source.kind(), io::ErrorKind::AlreadyExists);
+        drop(draft("third"));
+        assert_eq!(std::fs::read(&path).expect("kept"), b"first");
+        draft("fourth").replace(0o600).expect("replaced");
+        assert_eq!(std::fs::read(&path).expect("replaced"), b"fourth");
         assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 1);
     }
 

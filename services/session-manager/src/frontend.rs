@@ -352,9 +352,14 @@ impl Frontend for FrontendService {
         request: Request<v1::GetSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
         let id = request.into_inner().session_id;
-        Ok(Response::new(
-            self.engine.read(move |core, _, _| core.get_session(&id)).await?,
-        ))
+        let asked = self
+            .engine
+            .read(move |core, _, _| Ok((core.get_session(&id)?, core.common_data_in_store(&id))));
+        let (mut session, stored) = asked.await?;
+        if let (Some(key), Some(spec)) = (stored, session.spec.as_mut()) {
+            spec.common_data = self.stored(move |reader| reader.common_data(key)).await?;
+        }
+        Ok(Response::new(session))
     }
 
     async fn list_session(

@@ -1,12 +1,14 @@
 //! The control plane of Flame: the Frontend API, durable state, the scheduler and the node
 //! registry. `core` decides, `store` remembers, `engine` runs both; the servers only translate.
 
+pub mod admin;
 pub mod batch;
 pub mod builtin;
 pub mod core;
 pub mod engine;
 pub mod frontend;
 pub mod nodelink;
+mod retention;
 pub mod server;
 pub mod store;
 mod watch;

@@ -1,14 +1,19 @@
 //! flame-session-manager: the control plane of Flame.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc;
 use std::time::Duration;
 
 use clap::Parser;
 use flame_core::config::{ClusterConfig, ConfigError};
+use flame_session_manager::store::restore;
 use flame_session_manager::{builtin, server};
 use flame_systemd::notify::Notifier;
+
+/// Every request is a few dozen small allocations on one thread that are freed on another, which the
+/// C library's allocator does at a fifth of all time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// EX_CONFIG of sysexits.h: starting again will not help, so systemd does not try.
 const EXIT_CONFIG: u8 = 78;
@@ -25,6 +30,10 @@ struct Arguments {
     /// Check the configuration, say what is wrong with it, and exit
     #[arg(long)]
     check: bool,
+    /// Put this backup (made by flmctl backup) in the place of the state, and exit. The session
+    /// manager must not run; the present state is kept under another name
+    #[arg(long, value_name = "BACKUP", conflicts_with = "check")]
+    restore: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -40,6 +49,9 @@ fn main() -> ExitCode {
             if arguments.check {
                 println!("{} is valid", path.display());
                 return Ok(());
+            }
+            if let Some(backup) = &arguments.restore {
+                return restore(&config, backup);
             }
             tracing::info!(
                 "starting version {} with {}",
@@ -62,12 +74,35 @@ fn main() -> ExitCode {
     }
 }
 
+/// Restores `backup` and says what that means.
+fn restore(config: &ClusterConfig, backup: &Path) -> anyhow::Result<()> {
+    let suffix = jiff::Timestamp::now().strftime(".before-restore-%Y%m%dT%H%M%SZ");
+    let restored = restore::restore(&config.storage, backup, &suffix.to_string())?;
+    println!(
+        "restored {} sessions with {} tasks to {}",
+        restored.sessions,
+        restored.tasks,
+        restored.path.display()
+    );
+    match restored.kept {
+        Some(kept) => println!("the state that was there is now {}", kept.display()),
+        None => println!("there was no state before"),
+    }
+    Ok(())
+}
+
 fn run(config: &ClusterConfig) -> anyhow::Result<()> {
     let notifier = Notifier::from_env();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers())
+        .enable_all()
+        .build()?;
     // Listeners first: a port in use is found before the state file is touched.
     let listeners = runtime.block_on(server::bind(config))?;
-    let (engine, threads, reader) = server::start_engine(config)?;
+    let (engine, run, reader) = {
+        let _runtime = runtime.enter();
+        server::start_engine(config)?
+    };
     let served = runtime.block_on(async {
         let builtins = builtin::applications()?;
         engine
@@ -75,20 +110,21 @@ fn run(config: &ClusterConfig) -> anyhow::Result<()> {
             .await?;
         server::serve(config, &engine, reader, listeners, &notifier).await
     });
-    // Open calls end with the runtime, and with them the last ways to the engine.
-    drop(engine);
+    let stored = runtime.block_on(async { tokio::time::timeout(STOP_LIMIT, run.stop()).await });
+    // Open calls end with the runtime.
     runtime.shutdown_timeout(STOP_LIMIT);
-    let (done, stored) = mpsc::channel();
-    std::thread::spawn(move || {
-        threads.join();
-        // Nobody listens any more if that took too long.
-        let _late = done.send(());
-    });
-    if stored.recv_timeout(STOP_LIMIT).is_err() {
+    if stored.is_err() {
         anyhow::bail!(
             "the last changes could not be stored within {} s",
             STOP_LIMIT.as_secs()
         );
     }
     served
+}
+
+/// Threads for the servers and the core: the store has one more, which mostly waits. On a small
+/// machine one is best, because nothing has to be handed from thread to thread.
+fn workers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 2).max(1)
 }

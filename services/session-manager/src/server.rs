@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use flame_core::config::ClusterConfig;
 use flame_rpc::node::node_link_server::NodeLinkServer;
+use flame_rpc::v1::admin_server::AdminServer;
 use flame_rpc::v1::frontend_batch_server::FrontendBatchServer;
 use flame_rpc::v1::frontend_server::FrontendServer;
 use flame_rpc::{channel, oversize};
@@ -16,12 +17,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
+use crate::admin::AdminService;
 use crate::batch::BatchService;
 use crate::core::{Core, CoreConfig, Summary};
-use crate::engine::{Engine, EngineThreads};
+use crate::engine::{Engine, EngineRun};
 use crate::frontend::FrontendService;
 use crate::nodelink::NodeLinkService;
-use crate::store::{self, TaskReader};
+use crate::retention;
+use crate::store::{self, TaskReader, Upkeep};
 
 /// HTTP/2 flow-control windows; the protocol's 64 KiB stall a link that carries megabytes.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
@@ -32,23 +35,38 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the STATUS line is brought up to date when there is no watchdog to feed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The state machine, its store and a reader, as the configuration wants them.
+/// Ways to the store beside the writer.
+pub struct Readers {
+    /// For questions of clients.
+    pub tasks: Arc<dyn TaskReader>,
+    /// For its size and backups.
+    pub upkeep: Arc<dyn Upkeep>,
+}
+
+/// The state machine, its store and readers of it, as the configuration wants them.
 ///
 /// # Errors
 /// The state cannot be read, or a thread cannot be started.
-pub fn start_engine(config: &ClusterConfig) -> anyhow::Result<(Engine, EngineThreads, Arc<dyn TaskReader>)> {
+///
+/// # Panics
+/// Outside of a runtime.
+pub fn start_engine(config: &ClusterConfig) -> anyhow::Result<(Engine, EngineRun, Readers)> {
     let mut store = store::open(&config.storage, config.storage_sync)?;
     let snapshot = store.load()?;
-    let reader = store.reader()?;
+    let readers = Readers {
+        tasks: store.reader()?,
+        upkeep: store.upkeep()?,
+    };
     let core_config = CoreConfig {
         default_resources: config.default_resources,
         policies: config.policies.clone(),
         limits: config.limits,
+        retention: config.retention,
         bind_retries: config.bind_retries,
     };
-    let (engine, threads) = Engine::start(Core::new(core_config, snapshot), store)
-        .context("cannot start the engine's threads")?;
-    Ok((engine, threads, reader))
+    let (engine, run) =
+        Engine::start(Core::new(core_config, snapshot), store).context("cannot start the store's thread")?;
+    Ok((engine, run, readers))
 }
 
 /// The listeners of the Frontend and the node link, bound.
@@ -92,10 +110,14 @@ async fn bind_one(host: &str, port: u16, what: &str) -> anyhow::Result<TcpListen
 pub async fn serve(
     config: &ClusterConfig,
     engine: &Engine,
-    reader: Arc<dyn TaskReader>,
+    readers: Readers,
     listeners: (TcpListener, TcpListener),
     notifier: &Notifier,
 ) -> anyhow::Result<()> {
+    let Readers {
+        tasks: reader,
+        upkeep,
+    } = readers;
     let limit = config.limits.max_message_size;
     let batch = FrontendBatchServer::new(BatchService::new(engine.clone(), Arc::clone(&reader)))
         .max_decoding_message_size(limit)
@@ -111,6 +133,7 @@ pub async fn serve(
         .layer(oversize::layer())
         .add_service(frontend)
         .add_service(batch)
+        .add_service(AdminServer::new(AdminService::new(Arc::clone(&upkeep))))
         .serve_with_incoming(incoming(listeners.0));
     let node_link = builder(config)?
         .add_service(node_link)
@@ -124,6 +147,7 @@ pub async fn serve(
         ended = frontend => ended.context("the Frontend ended")?,
         ended = node_link => ended.context("the node link ended")?,
         ended = report(engine, notifier) => ended?,
+        () = retention::run(engine, upkeep) => {}
         _ = terminate.recv() => tracing::info!("stopping on SIGTERM"),
         _ = interrupt.recv() => tracing::info!("stopping on SIGINT"),
     }

@@ -1,9 +1,9 @@
-//! The end of sessions: closed, deleted, forgotten.
+//! The end of sessions: closed, deleted. For how long closed ones are kept is in `retention.rs`.
 
 use flame_core::state::{SessionState, TaskState};
 use flame_rpc::v1;
 
-use super::{Core, CoreError, Effects, Now, Requests, SessionKey};
+use super::{Core, CoreError, Effects, Now, Requests};
 use crate::store::Record;
 
 impl Core {
@@ -47,11 +47,21 @@ impl Core {
             fx.records.push(Record::SessionClosed {
                 session: key,
                 time: now.wall,
+                last_task: session.last_task,
+                succeeded: session.succeeded,
+                failed: session.failed,
+                cancelled: session.cancelled,
             });
             fx.closed.push(key);
         }
         self.dirty = true;
-        self.get_session(id)
+        // The answer shows what will not stay in memory.
+        let view = self.get_session(id);
+        if let Some(session) = self.sessions.get_mut(&key) {
+            self.open.remove(&key);
+            self.closed.insert(session, false);
+        }
+        view
     }
 
     /// Removes a closed session and its tasks.
@@ -68,33 +78,5 @@ impl Core {
         let (key, view) = (session.row.key, session.view());
         self.forget_session(key, fx);
         Ok(view)
-    }
-
-    pub(super) fn forget_session(&mut self, key: SessionKey, fx: &mut Effects) {
-        if let Some(session) = self.sessions.remove(&key) {
-            self.session_keys.remove(session.row.id.as_str());
-            fx.records.push(Record::SessionRemoved(key));
-        }
-    }
-
-    /// Keeps `limits.max_sessions`: the closed sessions that were closed first go first.
-    pub(super) fn forget_old_sessions(&mut self, fx: &mut Effects) {
-        let Some(limit) = self.config.limits.max_sessions else {
-            return;
-        };
-        if self.sessions.len() <= limit {
-            return;
-        }
-        let mut closed: Vec<_> = self
-            .sessions
-            .values()
-            .filter(|s| !s.is_open())
-            .map(|s| (s.row.completed, s.row.key))
-            .collect();
-        let surplus = closed.len().saturating_sub(limit);
-        closed.sort_unstable();
-        for (_, key) in closed.into_iter().take(surplus) {
-            self.forget_session(key, fx);
-        }
     }
 }

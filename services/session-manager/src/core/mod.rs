@@ -13,6 +13,7 @@ mod prefetch;
 mod recent;
 mod reconcile;
 mod requests;
+mod retention;
 mod scheduler;
 mod sessions;
 mod tasks;
@@ -23,15 +24,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flame_core::config::cluster::{Limits, Policy};
+use flame_core::config::cluster::{Limits, Policy, Retention};
 use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, TaskId};
 use flame_rpc::{node, v1};
 
 pub use error::CoreError;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
-pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, Node, Session, Task, TaskPhase};
+pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, Node, Session, TaskPhase};
 pub use requests::RequestRow;
 pub(crate) use requests::Requests;
+pub(crate) use retention::{CLOSED_EVENTS, is_small};
 pub use sessions::SessionProgress;
 
 use crate::store::{Record, Snapshot};
@@ -57,6 +59,8 @@ pub struct CoreConfig {
     pub policies: Vec<Policy>,
     /// Bounds on sessions and executors.
     pub limits: Limits,
+    /// For how long closed sessions are kept.
+    pub retention: Retention,
     /// Failures to bind after which a session gets no new executors.
     pub bind_retries: u32,
 }
@@ -70,8 +74,10 @@ pub struct Effects {
     pub orders: Vec<(LinkId, node::ToAgent)>,
     /// Messages to agents that promise something, so they wait for the records.
     pub answers: Vec<(LinkId, node::ToAgent)>,
-    /// News for those who watch tasks.
+    /// Tasks that have ended: news for those who watch them.
     pub updates: Vec<Arc<TaskRow>>,
+    /// Tasks that were handed out: news, too, but few want to know. See [`Core::live_row`].
+    pub handed_out: Vec<TaskKey>,
     /// Sessions in which no more tasks will end.
     pub closed: Vec<SessionKey>,
     /// Links to end after what was sent on them.
@@ -144,6 +150,9 @@ pub struct Core {
     applications: BTreeMap<ApplicationName, Application>,
     sessions: BTreeMap<SessionKey, Session>,
     session_keys: HashMap<SessionId, SessionKey>,
+    /// Sessions that take tasks: there may be far more that are closed.
+    open: BTreeSet<SessionKey>,
+    closed: retention::Closed,
     nodes: BTreeMap<NodeName, Node>,
     links: HashMap<LinkId, NodeName>,
     executors: HashMap<ExecutorId, Executor>,
@@ -157,7 +166,13 @@ pub struct Core {
     stall_check_at: Option<Duration>,
     recent: recent::Recent,
     generation: u32,
-    last_attempt: u32,
+    attempts: Attempts,
+    /// Nothing that depends on the time alone (silent nodes, idle executors) is due before that.
+    timers_at: Duration,
+    /// The last pass of the scheduler left a session without executors that it wants.
+    unserved: bool,
+    /// Executors of this generation and earlier ones know things that this state does not.
+    restored_generation: u32,
     last_executor: u64,
     last_session: SessionKey,
 }
@@ -172,6 +187,8 @@ impl Core {
             applications: BTreeMap::new(),
             sessions: BTreeMap::new(),
             session_keys: HashMap::new(),
+            open: BTreeSet::new(),
+            closed: retention::Closed::default(),
             nodes: BTreeMap::new(),
             links: HashMap::new(),
             executors: HashMap::new(),
@@ -181,9 +198,12 @@ impl Core {
             stall_check_at: None,
             recent: recent::Recent::default(),
             generation: snapshot.generation,
-            last_attempt: 0,
+            attempts: Attempts::new(snapshot.generation),
+            timers_at: Duration::ZERO,
+            unserved: false,
+            restored_generation: snapshot.restored_generation,
             last_executor: 0,
-            last_session: 0,
+            last_session: snapshot.last_session,
         };
         core.applications = snapshot
             .applications
@@ -191,7 +211,13 @@ impl Core {
             .map(|app| (app.name.clone(), app))
             .collect();
         for stored in snapshot.sessions {
-            let session = Session::restored(stored);
+            let in_store = stored.common_data_in_store;
+            let mut session = Session::restored(stored);
+            if session.is_open() {
+                core.open.insert(session.row.key);
+            } else {
+                core.closed.insert(&mut session, in_store);
+            }
             core.last_session = core.last_session.max(session.row.key);
             core.session_keys.insert(session.row.id.clone(), session.row.key);
             core.sessions.insert(session.row.key, session);
@@ -203,8 +229,11 @@ impl Core {
     /// starts and releases executors. To be called after each batch of commands, and at the
     /// time that [`Core::next_deadline`] names.
     pub fn settle(&mut self, now: Now, fx: &mut Effects) {
-        self.check_nodes(now, fx);
-        self.release_idle(now, fx);
+        if self.timers_at <= now.mono {
+            self.check_nodes(now, fx);
+            self.release_idle(now, fx);
+            self.timers_at = self.next_timer(now);
+        }
         self.recall_from_stalled(now, fx);
         for key in std::mem::take(&mut self.touched) {
             self.dispatch(key, now, fx);
@@ -213,28 +242,43 @@ impl Core {
             self.dirty = false;
             self.schedule(now, fx);
         }
-        self.forget_old_sessions(fx);
+        self.forget_old_sessions(now, fx);
     }
 
     /// When [`Core::settle`] has to be called even if nothing happens, on the monotonic clock.
     #[must_use]
     pub fn next_deadline(&self, now: Now) -> Option<Duration> {
-        let nodes = self.nodes.values().filter_map(|node| node.next_deadline(now));
-        let idle = self
-            .executors
-            .values()
-            .filter_map(|executor| self.idle_deadline(executor));
-        nodes
-            .chain(idle)
+        [self.timers_at]
+            .into_iter()
+            .filter(|at| *at < Duration::MAX)
             .chain(self.recheck_at)
             .chain(self.stall_check_at)
+            .chain(self.retention_deadline(now))
             .min()
+    }
+
+    fn next_timer(&self, now: Now) -> Duration {
+        let nodes = self.nodes.values().filter_map(|node| node.next_deadline(now));
+        let idle = self.executors.values();
+        let idle = idle.filter_map(|executor| self.idle_deadline(executor));
+        nodes.chain(idle).min().unwrap_or(Duration::MAX)
+    }
+
+    /// Something may be due at `at` on the monotonic clock; zero: it has to be looked up.
+    fn timer(&mut self, at: Duration) {
+        self.timers_at = self.timers_at.min(at);
+    }
+
+    /// Task `task` as it is, if it has not ended.
+    #[must_use]
+    pub fn live_row(&self, (session, id): TaskKey) -> Option<TaskRow> {
+        self.sessions.get(&session)?.live_row(id)
     }
 
     /// Numbers for the daemon's STATUS line.
     #[must_use]
     pub fn summary(&self) -> Summary {
-        let open = self.sessions.values().filter(|session| session.is_open());
+        let open = self.open.iter().filter_map(|key| self.sessions.get(key));
         let mut summary = Summary {
             ready_nodes: self.nodes.values().filter(|node| node.takes_work()).count(),
             nodes: self.nodes.len(),
@@ -249,12 +293,6 @@ impl Core {
         summary
     }
 
-    /// A number for the next hand-out of a task. It never comes again, also not after a restart.
-    fn next_attempt(&mut self) -> u64 {
-        self.last_attempt += 1;
-        (u64::from(self.generation) << 32) | u64::from(self.last_attempt)
-    }
-
     fn session_key(&self, id: &str) -> Result<SessionKey, CoreError> {
         self.session_keys
             .get(id)
@@ -267,6 +305,25 @@ impl Core {
         self.sessions
             .get(&key)
             .ok_or_else(|| CoreError::NotFound(format!("session {id} not found")))
+    }
+}
+
+/// Numbers for the hand-outs of tasks. None ever comes again, also not after a restart.
+#[derive(Debug)]
+struct Attempts(u64);
+
+impl Attempts {
+    /// Bits that count within one life of the process: a year of a million hand-outs a second. The
+    /// bits above are the generation: room for 16 million starts.
+    const COUNTER_BITS: u32 = 40;
+
+    fn new(generation: u32) -> Self {
+        Self(u64::from(generation) << Self::COUNTER_BITS)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 += 1;
+        self.0
     }
 }
 

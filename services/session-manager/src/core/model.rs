@@ -165,6 +165,9 @@ pub(crate) struct Session {
     pub(crate) retry_at: Option<Duration>,
     /// Gets no new executors at all.
     pub(crate) paused: bool,
+    /// The last pass of the scheduler could not give it any more executors, so it need not be
+    /// asked again because of more tasks.
+    pub(crate) unserved: bool,
     /// Since when it has work but no executor.
     pub(crate) waiting_since: Option<Duration>,
     /// How long its tasks take, the latest counting most; unknown until the first result.
@@ -214,6 +217,7 @@ impl Session {
             bind_failures: 0,
             retry_at: None,
             paused: false,
+            unserved: false,
             waiting_since: None,
             task_time: None,
             requests: Requests::default(),
@@ -242,6 +246,33 @@ impl Session {
             session.live.insert(row.id, task);
         }
         session
+    }
+
+    /// Adds a task that waits.
+    pub(crate) fn add_task(&mut self, input: Option<Bytes>, now: Now) -> TaskRow {
+        self.last_task += 1;
+        let id = self.last_task;
+        let task = Task {
+            input: input.clone(),
+            created: now.wall,
+            started: None,
+            phase: TaskPhase::Pending,
+            kills: 0,
+        };
+        self.live.insert(id, task);
+        self.pending.insert(id);
+        TaskRow {
+            session: self.row.key,
+            id,
+            state: TaskState::Pending,
+            created: now.wall,
+            started: None,
+            finished: None,
+            sequence: None,
+            input,
+            output: None,
+            message: None,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {

@@ -10,6 +10,12 @@ use flame_rpc::node::{self, RunningExecutor, to_agent::Message};
 
 use super::{Core, Effects, Executor, ExecutorState, NoticeLevel, Now, SessionKey, TaskPhase};
 
+/// The generation of the session manager that started `executor`, which its id begins with.
+fn executor_generation(executor: &ExecutorId) -> Option<u32> {
+    let (generation, _) = executor.as_str().strip_prefix('e')?.split_once('-')?;
+    generation.parse().ok()
+}
+
 impl Core {
     pub(super) fn reconcile(
         &mut self,
@@ -121,6 +127,12 @@ impl Core {
         running: &RunningExecutor,
     ) -> Option<(ExecutorId, SessionKey, ApplicationName)> {
         let id = ExecutorId::new(&running.executor_id).ok()?;
+        // Its session and its tasks may be others than those of the same names in the backup.
+        if self.restored_generation > 0
+            && executor_generation(&id).is_none_or(|found| found <= self.restored_generation)
+        {
+            return None;
+        }
         // The id of a live executor of another node would be a lie.
         if self
             .executors

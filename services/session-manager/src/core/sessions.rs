@@ -65,6 +65,7 @@ impl Core {
         let session = Session::new(row);
         let view = session.view();
         self.session_keys.insert(id.clone(), session.row.key);
+        self.open.insert(session.row.key);
         self.sessions.insert(session.row.key, session);
         self.dirty = true;
         Ok(view)
@@ -171,7 +172,8 @@ impl Core {
         self.session(id).map(Session::view)
     }
 
-    /// All sessions, in the order of their creation.
+    /// All sessions, in the order of their creation. Large common data of closed sessions is not
+    /// shown: the answer would not fit anywhere.
     #[must_use]
     pub fn list_sessions(&self) -> v1::SessionList {
         v1::SessionList {

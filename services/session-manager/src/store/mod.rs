@@ -1,8 +1,11 @@
 //! Durable state: what the core wants kept, and the engines that keep it. Every engine answers
 //! the same request alike; what a request means is decided in the core.
 
+mod backup;
 mod memory;
+pub mod restore;
 mod sqlite;
+mod upkeep;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,9 +30,20 @@ pub enum Record {
         session: SessionKey,
         /// Unix milliseconds.
         time: i64,
+        /// Highest task id.
+        last_task: TaskId,
+        /// Its tasks by how they ended.
+        succeeded: u64,
+        /// See `succeeded`.
+        failed: u64,
+        /// See `succeeded`.
+        cancelled: u64,
     },
-    /// A session is gone, with its tasks and events.
+    /// A session is gone. What is left of it is deleted bit by bit, see [`Record::Tidied`].
     SessionRemoved(SessionKey),
+    /// It is time to delete a part of what removed sessions left, or to give room back that the
+    /// file does not need any more.
+    Tidied,
     /// Something happened to a session.
     SessionEvent(SessionKey, SessionEvent),
     /// A task is new.
@@ -50,6 +64,11 @@ pub enum Record {
 pub struct Snapshot {
     /// How often the store was loaded; part of every attempt number.
     pub generation: u32,
+    /// The generation of the latest restored backup: what earlier ones started belongs to a state
+    /// that is gone. 0 if there was none.
+    pub restored_generation: u32,
+    /// The highest session key that ever was.
+    pub last_session: SessionKey,
     /// All applications.
     pub applications: Vec<Application>,
     /// All sessions, in the order of their keys.
@@ -61,6 +80,8 @@ pub struct Snapshot {
 pub struct StoredSession {
     /// Itself.
     pub row: SessionRow,
+    /// Its common data was not loaded: a closed session hardly needs it.
+    pub common_data_in_store: bool,
     /// The latest events, oldest first.
     pub events: Vec<SessionEvent>,
     /// Highest task id.
@@ -122,6 +143,31 @@ pub enum StoreError {
     /// The file has something that no version writes.
     #[error("the state file is damaged: {0}")]
     Damaged(String),
+    /// There is no file to copy.
+    #[error("cannot make a backup: the state is kept in memory only (cluster.storage is none)")]
+    NotDurable,
+    /// A copy of the file would fill the disk.
+    #[error(
+        "cannot make a backup: the copy of the state needs {needed} bytes beside {path}, and {free} are free"
+    )]
+    NoRoom {
+        /// As configured.
+        path: String,
+        /// Bytes that the copy needs, with a reserve for the work that goes on.
+        needed: u64,
+        /// Bytes that the file system has.
+        free: u64,
+    },
+    /// The copy beside the file cannot be used.
+    #[error("cannot make a backup: cannot {action} {path}: {source}")]
+    Copy {
+        /// What was being done.
+        action: &'static str,
+        /// The copy.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Reading or writing failed.
     #[error("cannot {action}: {source}")]
     Io {
@@ -146,11 +192,63 @@ pub trait Store: Send {
     /// None of them was stored, and the same call may be repeated.
     fn commit(&mut self, records: &[Record]) -> Result<(), StoreError>;
 
+    /// Whether [`Store::commit`] waits for a disk, so that it needs a thread of its own.
+    fn waits(&self) -> bool {
+        true
+    }
+
     /// For reading beside the writer.
     ///
     /// # Errors
     /// The state cannot be opened a second time.
     fn reader(&self) -> Result<Arc<dyn TaskReader>, StoreError>;
+
+    /// For looking after the state beside the writer.
+    ///
+    /// # Errors
+    /// The state cannot be opened a second time.
+    fn upkeep(&self) -> Result<Arc<dyn Upkeep>, StoreError>;
+}
+
+/// Tells how large the state is, and copies it. Calls block.
+pub trait Upkeep: Send + Sync {
+    /// How large the state is.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    fn size(&self) -> Result<StateSize, StoreError>;
+
+    /// About how many bytes the removal of a session frees.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    fn session_size(&self, session: SessionKey) -> Result<u64, StoreError>;
+
+    /// A copy of the state as it is now, made while it is written to.
+    ///
+    /// # Errors
+    /// There is no file, no room for a copy, or the copy failed.
+    fn backup(&self) -> Result<Backup, StoreError>;
+}
+
+/// How large the state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateSize {
+    /// Bytes that are in use.
+    pub used: u64,
+    /// There is something to do for [`Record::Tidied`].
+    pub untidy: bool,
+}
+
+/// A copy of the state file. It has no name any more, so it is gone when it is closed.
+#[derive(Debug)]
+pub struct Backup {
+    /// Readable from its start.
+    pub file: std::fs::File,
+    /// Its bytes.
+    pub size: u64,
+    /// The format of the state file.
+    pub format: u32,
 }
 
 /// Reads tasks that have ended; shared between the servers' threads. Calls block.
@@ -160,6 +258,12 @@ pub trait TaskReader: Send + Sync {
     /// # Errors
     /// The state cannot be read.
     fn task(&self, session: SessionKey, id: TaskId) -> Result<Option<TaskRow>, StoreError>;
+
+    /// The common data of a session, if it has any.
+    ///
+    /// # Errors
+    /// The state cannot be read.
+    fn common_data(&self, session: SessionKey) -> Result<Option<bytes::Bytes>, StoreError>;
 
     /// Up to `limit` ended tasks with sequence numbers above `after`, in the order of those.
     ///

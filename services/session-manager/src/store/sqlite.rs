@@ -14,8 +14,13 @@ use flame_rpc::v1;
 use prost::Message;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
 
-use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader};
-use crate::core::{Application, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
+use super::backup;
+use super::upkeep::{self, SqliteUpkeep};
+use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader, Upkeep};
+use crate::core::{
+    Application, CLOSED_EVENTS, MAX_EVENTS, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
+    is_small,
+};
 
 /// Formats of the file, each with the statements that lead to it from the one before.
 pub(super) const MIGRATIONS: &[&str] = &[
@@ -54,13 +59,24 @@ pub(super) const MIGRATIONS: &[&str] = &[
         PRIMARY KEY (session, id)
     ) WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE removed_sessions (session INTEGER PRIMARY KEY);
+    INSERT INTO meta SELECT 'last_session', coalesce(max(key), 0) FROM sessions;
+    INSERT INTO meta VALUES ('restored_generation', 0);
+    ALTER TABLE sessions ADD COLUMN last_task INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sessions ADD COLUMN succeeded INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sessions ADD COLUMN failed INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE sessions ADD COLUMN cancelled INTEGER NOT NULL DEFAULT 0;
+    UPDATE sessions SET (last_task, succeeded, failed, cancelled) = (
+        SELECT coalesce(max(id), 0), coalesce(sum(tasks.state = 2), 0), coalesce(sum(tasks.state = 3), 0),
+            coalesce(sum(tasks.state = 4), 0)
+        FROM tasks WHERE session = sessions.key
+    ) WHERE state = 1;
+",
 ];
 
 /// How long a reader waits for a lock. Writers never wait: there is only one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Events of a session that are loaded; as many as the core keeps.
-const LOADED_EVENTS: usize = crate::core::MAX_EVENTS;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -76,7 +92,7 @@ struct SqliteReader {
     connection: Mutex<Connection>,
 }
 
-fn io(action: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
+pub(super) fn io(action: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
     move |source| StoreError::Io { action, source }
 }
 
@@ -90,6 +106,10 @@ impl SqliteStore {
         };
         let lock = lock(path)?;
         let connection = Connection::open(path).map_err(failed)?;
+        // Only before anything is written does this have an effect: the file can be made smaller.
+        connection
+            .pragma_update(None, "auto_vacuum", "INCREMENTAL")
+            .map_err(failed)?;
         connection
             .pragma_update(None, "journal_mode", "WAL")
             .map_err(failed)?;
@@ -100,44 +120,52 @@ impl SqliteStore {
         connection
             .pragma_update(None, "synchronous", level)
             .map_err(failed)?;
+        backup::remove_leftover(path);
         let mut store = Self {
             path: path.to_path_buf(),
             connection,
             _lock: lock,
         };
-        store.migrate()?;
+        migrate(&mut store.connection, path)?;
         Ok(store)
     }
+}
 
-    fn migrate(&mut self) -> Result<(), StoreError> {
-        let failed = io("bring the state file to this version's format");
-        let transaction = self.connection.transaction().map_err(&failed)?;
-        let found: i64 = transaction
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(&failed)?;
-        let known = MIGRATIONS.len() as i64;
-        if found > known || found < 0 {
-            return Err(StoreError::TooNew {
-                path: self.path.display().to_string(),
-                found,
-                known,
-            });
-        }
-        for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
-            transaction.execute_batch(migration).map_err(&failed)?;
-        }
-        transaction
-            .pragma_update(None, "user_version", known)
-            .map_err(&failed)?;
-        transaction.commit().map_err(&failed)
+/// Brings the file behind `connection`, which is at `path`, to this version's format.
+pub(super) fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let failed = io("bring the state file to this version's format");
+    let transaction = connection.transaction().map_err(&failed)?;
+    let found: i64 = transaction
+        .pragma_query_value(None, "user_version", |row| row.get(0))
+        .map_err(&failed)?;
+    let known = MIGRATIONS.len() as i64;
+    if found > known || found < 0 {
+        return Err(StoreError::TooNew {
+            path: path.display().to_string(),
+            found,
+            known,
+        });
     }
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or_default()) {
+        transaction.execute_batch(migration).map_err(&failed)?;
+    }
+    transaction
+        .pragma_update(None, "user_version", known)
+        .map_err(&failed)?;
+    transaction.commit().map_err(&failed)
+}
+
+/// The file whose name is that of `path` with `suffix`.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// Two session managers on one file would overwrite each other's view of it. The lock is on a file
 /// of its own, because closing a second handle of the database would end SQLite's own locks.
-fn lock(path: &Path) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let name = beside(path, ".lock");
     let named = || path.display().to_string();
     let file = File::options()
         .create(true)
@@ -169,11 +197,15 @@ impl Store for SqliteStore {
                 |row| row.get(0),
             )
             .map_err(&failed)?;
+        let restored_generation = meta(&transaction, "restored_generation").map_err(&failed)?;
+        let last_session = meta(&transaction, "last_session").map_err(&failed)?;
         let applications = load_applications(&transaction)?;
         let sessions = load_sessions(&transaction)?;
         transaction.commit().map_err(&failed)?;
         Ok(Snapshot {
             generation,
+            restored_generation,
+            last_session,
             applications,
             sessions,
         })
@@ -189,17 +221,31 @@ impl Store for SqliteStore {
     }
 
     fn reader(&self) -> Result<Arc<dyn TaskReader>, StoreError> {
-        let failed = |source| StoreError::Open {
-            path: self.path.display().to_string(),
-            source,
-        };
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&self.path, flags).map_err(failed)?;
-        connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
         Ok(Arc::new(SqliteReader {
-            connection: Mutex::new(connection),
+            connection: Mutex::new(open_to_read(&self.path)?),
         }))
     }
+
+    fn upkeep(&self) -> Result<Arc<dyn Upkeep>, StoreError> {
+        Ok(Arc::new(SqliteUpkeep::open(&self.path)?))
+    }
+}
+
+/// A further connection to the file at `path`, which exists.
+pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::Open {
+        path: path.display().to_string(),
+        source,
+    };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    Ok(connection)
+}
+
+/// A number of the table `meta`.
+pub(super) fn meta<T: rusqlite::types::FromSql>(connection: &Connection, name: &str) -> rusqlite::Result<T> {
+    connection.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get(0))
 }
 
 fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
@@ -221,21 +267,33 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
             run("DELETE FROM applications WHERE name = ?", params![name.as_str()])
         }
         Record::SessionCreated(row) => run(
-            "INSERT INTO sessions VALUES (?, ?, ?, 0, ?, NULL)",
+            "INSERT INTO sessions (key, id, spec, state, created) VALUES (?, ?, ?, 0, ?)",
             params![row.key, row.id.as_str(), row.spec().encode_to_vec(), row.created],
         ),
-        Record::SessionClosed { session, time } => {
+        Record::SessionClosed {
+            session,
+            time,
+            last_task,
+            succeeded,
+            failed,
+            cancelled,
+        } => {
             run("DELETE FROM requests WHERE session = ?", params![session])?;
             run(
-                "UPDATE sessions SET state = 1, completed = ? WHERE key = ?",
-                params![time, session],
+                "UPDATE sessions SET state = 1, completed = ?, last_task = ?, succeeded = ?, failed = ?, \
+                 cancelled = ? WHERE key = ?",
+                params![time, last_task, succeeded, failed, cancelled, session],
             )
         }
         Record::SessionRemoved(key) => {
-            run("DELETE FROM tasks WHERE session = ?", params![key])?;
-            run("DELETE FROM session_events WHERE session = ?", params![key])?;
-            run("DELETE FROM sessions WHERE key = ?", params![key])
+            run("DELETE FROM sessions WHERE key = ?", params![key])?;
+            run("INSERT INTO removed_sessions VALUES (?)", params![key])?;
+            run(
+                "UPDATE meta SET value = max(value, ?) WHERE name = 'last_session'",
+                params![key],
+            )
         }
+        Record::Tidied => upkeep::tidy(transaction),
         Record::SessionEvent(key, event) => run(
             "INSERT INTO session_events VALUES (?, ?, ?, ?)",
             params![key, event.code, event.message, event.time],
@@ -301,13 +359,34 @@ fn load_applications(transaction: &Transaction<'_>) -> Result<Vec<Application>, 
 fn load_sessions(transaction: &Transaction<'_>) -> Result<Vec<StoredSession>, StoreError> {
     let failed = io("load the sessions");
     let mut statement = transaction
-        .prepare("SELECT key, id, spec, state, created, completed FROM sessions ORDER BY key")
+        .prepare(
+            "SELECT key, id, spec, state, created, completed, last_task, succeeded, failed, cancelled \
+             FROM sessions ORDER BY key",
+        )
         .map_err(&failed)?;
     let mut rows = statement.query([]).map_err(&failed)?;
     let mut sessions = Vec::new();
     while let Some(row) = rows.next().map_err(&failed)? {
-        let row = session_row(row)?;
-        sessions.push(load_session(transaction, row).map_err(&failed)?);
+        let mut stored = StoredSession {
+            last_task: row.get(6).map_err(&failed)?,
+            succeeded: row.get(7).map_err(&failed)?,
+            failed: row.get(8).map_err(&failed)?,
+            cancelled: row.get(9).map_err(&failed)?,
+            row: session_row(row)?,
+            common_data_in_store: false,
+            events: Vec::new(),
+            open: Vec::new(),
+            requests: Vec::new(),
+        };
+        if stored.row.state == SessionState::Open {
+            stored.events = load_events(transaction, stored.row.key, MAX_EVENTS).map_err(&failed)?;
+            load_tasks(transaction, &mut stored).map_err(&failed)?;
+        } else {
+            stored.events = load_events(transaction, stored.row.key, CLOSED_EVENTS).map_err(&failed)?;
+            let large = stored.row.common_data.take_if(|data| !is_small(data));
+            stored.common_data_in_store = large.is_some();
+        }
+        sessions.push(stored);
     }
     Ok(sessions)
 }
@@ -337,19 +416,11 @@ fn session_row(row: &Row<'_>) -> Result<SessionRow, StoreError> {
     })
 }
 
-fn load_session(transaction: &Transaction<'_>, row: SessionRow) -> rusqlite::Result<StoredSession> {
+/// What only an open session needs: its open tasks, its requests, and the numbers that are stored
+/// when it is closed.
+fn load_tasks(transaction: &Transaction<'_>, stored: &mut StoredSession) -> rusqlite::Result<()> {
     let mut counts = transaction
         .prepare_cached("SELECT state, count(*), max(id) FROM tasks WHERE session = ? GROUP BY state")?;
-    let mut stored = StoredSession {
-        events: load_events(transaction, row.key)?,
-        row,
-        last_task: 0,
-        open: Vec::new(),
-        succeeded: 0,
-        failed: 0,
-        cancelled: 0,
-        requests: Vec::new(),
-    };
     stored.requests = load_requests(transaction, stored.row.key)?;
     let mut rows = counts.query([stored.row.key])?;
     while let Some(row) = rows.next()? {
@@ -379,10 +450,15 @@ fn load_session(transaction: &Transaction<'_>, row: SessionRow) -> rusqlite::Res
             message: None,
         });
     }
-    Ok(stored)
+    Ok(())
 }
 
-fn load_events(transaction: &Transaction<'_>, key: SessionKey) -> rusqlite::Result<Vec<SessionEvent>> {
+/// The latest `count` events of a session, oldest first.
+fn load_events(
+    transaction: &Transaction<'_>,
+    key: SessionKey,
+    count: usize,
+) -> rusqlite::Result<Vec<SessionEvent>> {
     let mut statement = transaction.prepare_cached(
         "SELECT code, message, time FROM session_events WHERE session = ? ORDER BY rowid DESC LIMIT ?",
     )?;
@@ -393,7 +469,7 @@ fn load_events(transaction: &Transaction<'_>, key: SessionKey) -> rusqlite::Resu
             time: row.get(2)?,
         })
     };
-    let events: rusqlite::Result<Vec<_>> = statement.query_map(params![key, LOADED_EVENTS], event)?.collect();
+    let events: rusqlite::Result<Vec<_>> = statement.query_map(params![key, count], event)?.collect();
     events.map(|mut events| {
         events.reverse();
         events
@@ -447,6 +523,22 @@ impl TaskReader for SqliteReader {
             .query_row(params![session, id], task_row)
             .optional()
             .map_err(&failed)
+    }
+
+    fn common_data(&self, session: SessionKey) -> Result<Option<Bytes>, StoreError> {
+        let failed = io("read a session");
+        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut statement = connection
+            .prepare_cached("SELECT spec FROM sessions WHERE key = ?")
+            .map_err(&failed)?;
+        let spec: Option<Vec<u8>> = statement
+            .query_row([session], |row| row.get(0))
+            .optional()
+            .map_err(&failed)?;
+        let Some(spec) = spec else { return Ok(None) };
+        // Decoded from `Bytes`, the common data is a part of the row and no copy.
+        let spec = v1::SessionSpec::decode(Bytes::from(spec)).map_err(|error| damaged("sessions", error))?;
+        Ok(spec.common_data)
     }
 
     fn ends(&self, session: SessionKey, after: u64, limit: usize) -> Result<Vec<TaskRow>, StoreError> {

@@ -278,6 +278,7 @@ fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
     let session = old.core.sessions.values().next().expect("there");
     let stored = StoredSession {
         row: session.row.clone(),
+        common_data_in_store: false,
         events: Vec::new(),
         last_task: 3,
         open: (1..=3).filter_map(|id| session.live_row(id)).collect(),
@@ -291,6 +292,7 @@ fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
         generation: 2,
         applications,
         sessions: vec![stored],
+        ..Snapshot::default()
     };
     let (executor, task) = old.handed.remove(0);
     let mut stranger = running(&old, &executor, &[]);

@@ -4,6 +4,7 @@ mod clients;
 mod failures;
 mod prefetch;
 mod requests;
+mod retention;
 mod scheduling;
 
 use std::collections::BTreeMap;
@@ -73,6 +74,7 @@ pub(super) fn config() -> CoreConfig {
             max_executors: 128,
             max_message_size: 1 << 20,
         },
+        retention: Retention::default(),
         bind_retries: 2,
     }
 }
@@ -323,6 +325,8 @@ impl Core {
                 assert_eq!(*phase, expected);
             }
         }
+        let open = self.sessions.values().filter(|session| session.is_open());
+        assert!(open.map(|session| session.row.key).eq(self.open.iter().copied()));
         for session in self.sessions.values() {
             for (id, task) in &session.live {
                 assert_eq!(
