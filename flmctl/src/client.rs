@@ -1,11 +1,11 @@
-//! The connection to the session manager: the Frontend's calls with errors that say what we were doing.
+//! The connection to the session manager: its calls with errors that say what we were doing.
 
 use std::error::Error;
 use std::future::Future;
 
 use flame_core::config::{ClientConfig, Endpoint};
 use flame_rpc::channel::{self, ChannelError};
-use flame_rpc::v1::{self, frontend_client::FrontendClient};
+use flame_rpc::v1::{self, admin_client::AdminClient, frontend_client::FrontendClient};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
@@ -18,6 +18,7 @@ const MAX_MESSAGE_SIZE: usize = 256 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     frontend: FrontendClient<Channel>,
+    admin: AdminClient<Channel>,
     endpoint: String,
 }
 
@@ -37,10 +38,15 @@ impl Client {
             other if other.source().is_some() => CtlError::Channel(format!("{other}: {}", innermost(&other))),
             other => CtlError::Channel(other.to_string()),
         })?;
+        let admin = AdminClient::new(channel.clone());
         let frontend = FrontendClient::new(channel)
             .max_decoding_message_size(MAX_MESSAGE_SIZE)
             .max_encoding_message_size(MAX_MESSAGE_SIZE);
-        Ok(Self { frontend, endpoint })
+        Ok(Self {
+            frontend,
+            admin,
+            endpoint,
+        })
     }
 
     /// Waits for `call`; its failure becomes "cannot `action`: ...".
@@ -240,6 +246,12 @@ impl Client {
             code: Code::NotFound,
             message: "the session manager answered without a node".to_owned(),
         })
+    }
+
+    pub(crate) async fn backup(&self) -> Result<Streaming<v1::BackupPart>, CtlError> {
+        let mut admin = self.admin.clone();
+        self.request("back up the state", admin.backup(v1::BackupRequest {}))
+            .await
     }
 
     pub(crate) async fn executors(&self) -> Result<Vec<v1::Executor>, CtlError> {

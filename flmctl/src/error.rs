@@ -64,6 +64,9 @@ pub(crate) enum CtlError {
         state: String,
         reason: String,
     },
+    /// The backup is not what the session manager sent; nothing was written.
+    #[error("cannot back up the state: {0}")]
+    Backup(String),
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
@@ -102,6 +105,7 @@ impl CtlError {
             Self::File { .. } => "file".to_owned(),
             Self::TaskEnded { .. } => "task_ended".to_owned(),
             Self::WatchEnded { .. } => "watch_ended".to_owned(),
+            Self::Backup(_) => "backup".to_owned(),
             Self::Output(_) => "output".to_owned(),
         }
     }

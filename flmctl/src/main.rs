@@ -1,4 +1,4 @@
-//! `flmctl`, the user command line of Flame. It speaks the Frontend service and nothing else.
+//! `flmctl`, the user command line of Flame. It speaks the Frontend service, and Admin for backups.
 
 mod cli;
 mod client;
@@ -22,7 +22,7 @@ use flame_core::config::ClientConfig;
 
 use cli::{Cli, Command, Create, Format, Global, Watch};
 use client::Client;
-use commands::{apply, create, docs, end, list, view, watch};
+use commands::{apply, backup, create, docs, end, list, view, watch};
 use error::{CtlError, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE};
 use printer::Printer;
 
@@ -139,6 +139,10 @@ async fn run(cli: Cli) -> Result<(), CtlError> {
         Command::Unregister(args) => {
             let names = apply::names(args)?;
             apply::unregister(&connect(&global).await?, &printer, &names).await
+        }
+        Command::Backup(args) => {
+            let target = backup::Target::new(args)?;
+            backup::run(&connect(&global).await?, &printer, &target).await
         }
         Command::Watch(Watch::Task { id, session }) => {
             watch::task(&connect(&global).await?, &printer, &session, &id).await

@@ -90,6 +90,8 @@ pub(crate) enum Command {
     /// Follow a task until it ends
     #[command(subcommand)]
     Watch(Watch),
+    /// Copy the state of the session manager to a file while it goes on working
+    Backup(BackupArgs),
     /// Print the version of flmctl
     Version,
     /// Print the completion script of a shell
@@ -263,6 +265,17 @@ pub(crate) enum Watch {
     },
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = "Restore it with: flame-session-manager --restore FILE")]
+pub(crate) struct BackupArgs {
+    /// File to write
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,6 +317,7 @@ mod tests {
             "flmctl close session",
             "flmctl list apps -e localhost",
             "flmctl watch task 1",
+            "flmctl backup",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

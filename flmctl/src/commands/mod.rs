@@ -1,6 +1,7 @@
 //! One module per command; each takes the connection, the printer and its arguments.
 
 pub(crate) mod apply;
+pub(crate) mod backup;
 pub(crate) mod create;
 pub(crate) mod docs;
 pub(crate) mod end;

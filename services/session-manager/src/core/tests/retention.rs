@@ -225,3 +225,54 @@ fn a_restart_knows_which_sessions_are_closed() {
     let key = bed.core.session_progress("new").expect("made").key;
     assert_eq!(key, 8, "the key of a removed session does not come again");
 }
+
+#[test]
+fn executors_of_the_state_before_a_restore_are_released() {
+    let mut old = kept_for(Retention::default(), None);
+    old.session("s", spec("app"));
+    old.tasks("s", 1);
+    let stored = StoredSession {
+        row: old.core.sessions[&1].row.clone(),
+        common_data_in_store: false,
+        events: Vec::new(),
+        last_task: 1,
+        open: old.core.live_row((1, 1)).into_iter().collect(),
+        succeeded: 0,
+        failed: 0,
+        cancelled: 0,
+        requests: Vec::new(),
+    };
+    let snapshot = Snapshot {
+        generation: 9,
+        restored_generation: 7,
+        applications: old.core.applications.values().cloned().collect(),
+        sessions: vec![stored],
+        ..Snapshot::default()
+    };
+    let mut bed = Bed::with(config(), snapshot);
+    let reported = |id: &str, tasks| node::RunningExecutor {
+        executor_id: id.to_owned(),
+        session_id: "s".to_owned(),
+        application: "app".to_owned(),
+        bound: true,
+        tasks,
+        ..node::RunningExecutor::default()
+    };
+    // Task 1 may be another one in the state that is gone.
+    let attempt = node::TaskAttempt {
+        task_id: 1,
+        attempt: 7 << 40 | 5,
+    };
+    let executors = vec![
+        reported("e7-1", vec![attempt]),
+        reported("e3-2", Vec::new()),
+        reported("odd", Vec::new()),
+        reported("e8-1", Vec::new()),
+    ];
+    bed.connect("n", 2, executors);
+    assert_eq!(bed.releasing, ["e7-1", "e3-2", "odd"]);
+    let [(executor, task)] = bed.handed.as_slice() else {
+        panic!("the task is handed out anew")
+    };
+    assert_eq!((executor.as_str(), task.attempt >> 40), ("e8-1", 9));
+}
