@@ -8,3 +8,4 @@ mod harness;
 mod life;
 mod link;
 mod service;
+mod stream;

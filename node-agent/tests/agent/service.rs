@@ -1,13 +1,21 @@
 //! The application: this test program itself, started again by the agent with `BEHAVIOUR` set.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flame_rpc::v1::instance_server::{Instance, InstanceServer};
-use flame_rpc::v1::{EmptyRequest, Result as Answer, SessionContext, TaskContext, TaskResult};
+use flame_rpc::v1::instance_stream_server::{InstanceStream, InstanceStreamServer};
+use flame_rpc::v1::{
+    EmptyRequest, GivenBack, Result as Answer, SessionContext, TaskContext, TaskOutcome, TaskResult,
+    TaskStreamRequest, TaskStreamResponse,
+};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
-use tonic::{Request, Response, Status};
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tonic::{Request, Response, Status, Streaming};
 
 /// Arguments that make this program the service.
 pub(crate) const ARGUMENTS: [&str; 4] = ["--ignored", "--exact", "service::service_process", "--nocapture"];
@@ -46,12 +54,15 @@ fn service_process() {
         .build()
         .expect("runtime");
     let (hang_up, mut hung_up) = tokio::sync::mpsc::channel(1);
-    let service = Service { behaviour, hang_up };
+    let streams = behaviour.starts_with("stream");
+    let service = Arc::new(Service { behaviour, hang_up });
+    let streams = streams.then(|| InstanceStreamServer::new(Streamed(service.clone())));
     runtime.block_on(async {
         let listener = UnixListener::bind(&socket).expect("socket");
         tokio::select! {
             served = tonic::transport::Server::builder()
-                .add_service(InstanceServer::new(service))
+                .add_service(InstanceServer::from_arc(service))
+                .add_optional_service(streams)
                 .serve_with_incoming(UnixListenerStream::new(listener)) => served.expect("served"),
             _ = hung_up.recv() => {}
         }
@@ -93,8 +104,22 @@ impl Instance for Service {
     }
 
     async fn on_task_invoke(&self, request: Request<TaskContext>) -> Result<Response<TaskResult>, Status> {
-        let task = request.into_inner();
-        let input = task.input.unwrap_or_default();
+        let input = request.into_inner().input;
+        self.perform(input, "call").await.map(Response::new)
+    }
+
+    async fn on_session_leave(&self, _: Request<EmptyRequest>) -> Result<Response<Answer>, Status> {
+        if let Ok(path) = std::env::var("LEAVE_FILE") {
+            std::fs::write(path, "left").expect("writable");
+        }
+        answer(0, "")
+    }
+}
+
+impl Service {
+    /// Does what the input says; `how` the task came.
+    async fn perform(&self, input: Option<Bytes>, how: &'static str) -> Result<TaskResult, Status> {
+        let input = input.unwrap_or_default();
         let text = String::from_utf8_lossy(&input).into_owned();
         let output = match text.split_once(':').unwrap_or((&text, "")) {
             ("die", _) => {
@@ -102,11 +127,11 @@ impl Instance for Service {
                 std::process::exit(3);
             }
             ("fail", _) => {
-                return Ok(Response::new(TaskResult {
+                return Ok(TaskResult {
                     return_code: 7,
                     output: None,
                     message: Some("failed as asked".to_owned()),
-                }));
+                });
             }
             ("status", _) => return Err(Status::internal("task exploded")),
             ("hang-up", _) => {
@@ -121,21 +146,107 @@ impl Instance for Service {
                 Bytes::from_static(b"seen")
             }
             ("env", name) => Bytes::from(std::env::var(name).unwrap_or_else(|_| "<unset>".to_owned())),
+            ("how", _) => Bytes::from_static(how.as_bytes()),
             ("pid", _) => Bytes::from(std::process::id().to_string()),
             ("large", bytes) => Bytes::from(vec![7; bytes.parse().expect("a number")]),
             _ => input,
         };
-        Ok(Response::new(TaskResult {
+        Ok(TaskResult {
             return_code: 0,
             output: Some(output),
             message: None,
-        }))
+        })
     }
+}
 
-    async fn on_session_leave(&self, _: Request<EmptyRequest>) -> Result<Response<Answer>, Status> {
-        if let Ok(path) = std::env::var("LEAVE_FILE") {
-            std::fs::write(path, "left").expect("writable");
+/// The service, as a stream.
+struct Streamed(Arc<Service>);
+
+#[tonic::async_trait]
+impl InstanceStream for Streamed {
+    type OnTaskStreamStream = ReceiverStream<Result<TaskStreamResponse, Status>>;
+
+    async fn on_task_stream(
+        &self,
+        request: Request<Streaming<TaskStreamRequest>>,
+    ) -> Result<Response<Self::OnTaskStreamStream>, Status> {
+        let (responses, stream) = tokio::sync::mpsc::channel(1024);
+        tokio::spawn(stream_tasks(self.0.clone(), request.into_inner(), responses));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+type Responses = tokio::sync::mpsc::Sender<Result<TaskStreamResponse, Status>>;
+
+/// One response per outcome, so that nothing depends on how they are put together.
+async fn stream_tasks(
+    service: Arc<Service>,
+    mut requests: Streaming<TaskStreamRequest>,
+    responses: Responses,
+) {
+    let mut waiting = VecDeque::new();
+    let mut running: Option<(u64, BoxFuture<'static, Result<TaskResult, Status>>)> = None;
+    loop {
+        let response = tokio::select! {
+            request = requests.message() => {
+                let Ok(Some(request)) = request else { return };
+                waiting.extend(request.tasks);
+                let recalled: Option<Vec<u64>> = request
+                    .recall
+                    .then(|| waiting.drain(..).map(|task| task.task_id).collect());
+                recalled.map(|task_ids| TaskStreamResponse {
+                    given_back: Some(GivenBack { task_ids }),
+                    ..TaskStreamResponse::default()
+                })
+            }
+            (task_id, result) = async {
+                match &mut running {
+                    Some((task_id, work)) => (*task_id, work.await),
+                    None => std::future::pending().await,
+                }
+            } => {
+                running = None;
+                let result = result.unwrap_or_else(|status| TaskResult {
+                    return_code: -1,
+                    output: None,
+                    message: Some(status.message().to_owned()),
+                });
+                Some(TaskStreamResponse {
+                    outcomes: vec![TaskOutcome {
+                        task_id,
+                        return_code: result.return_code,
+                        output: result.output,
+                        message: result.message,
+                        duration_us: 5,
+                    }],
+                    ..TaskStreamResponse::default()
+                })
+            }
+        };
+        if let Some(response) = response
+            && responses.send(Ok(response)).await.is_err()
+        {
+            return;
         }
-        answer(0, "")
+        if running.is_none()
+            && let Some(task) = waiting.pop_front()
+        {
+            match task.input.as_deref() {
+                Some(b"end-stream") => return,
+                Some(b"break-stream") => {
+                    // Nobody listens if the agent has gone.
+                    let _ = responses.send(Err(Status::data_loss("broken as asked"))).await;
+                    return;
+                }
+                _ if service.behaviour == "stream-refused-late" => {
+                    let _ = responses.send(Err(Status::unimplemented("not today"))).await;
+                    return;
+                }
+                _ => {}
+            }
+            let service = service.clone();
+            let work = async move { service.perform(task.input, "stream").await };
+            running = Some((task.task_id, work.boxed()));
+        }
     }
 }
