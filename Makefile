@@ -15,6 +15,7 @@ TARGET = $$(. hack/common.sh && target_dir)
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PYTHON_CODE = hack e2e examples
 E2E_ARGS ?=
+BENCH_ARGS ?=
 FLAME_SOAK_SECONDS ?= 60
 
 .PHONY: help
@@ -52,8 +53,12 @@ quickstart: ## Build, start a private cluster, run 10,000 tasks and a word count
 	@env -u FLAME_ENDPOINT hack/quickstart.sh
 
 .PHONY: bench
-bench: build-release ## Measure tasks/s, latency and memory for both storages
-	FLAME_BIN_DIR="$(TARGET)/release" python3 hack/bench.py
+bench: build-release ## Measure everything docs/benchmarks.md names; BENCH_ARGS="--quick" for a look
+	@python3 hack/bench.py --bin-dir "$(TARGET)/release" $(BENCH_ARGS)
+
+.PHONY: bench-micro
+bench-micro: ## Measure the session manager's core, scheduler and store alone
+	cargo bench -p flame-session-manager --locked
 
 # -- install ----------------------------------------------------------------------------------
 

@@ -76,7 +76,12 @@ async fn await_executors(
 
 fn serves(executor: &Executor, session: &str) -> bool {
     executor.status.as_ref().is_some_and(|status| {
-        status.state() == ExecutorState::ExecutorBound && status.session_id.as_deref() == Some(session)
+        // One that has nothing to do is shown as idle, although it is its session's.
+        let ready = matches!(
+            status.state(),
+            ExecutorState::ExecutorBound | ExecutorState::ExecutorIdle
+        );
+        ready && status.session_id.as_deref() == Some(session)
     })
 }
 
