@@ -162,7 +162,10 @@ impl Link {
             message: Some(from_agent::Message::Hello(hello)),
         });
         let mut client = NodeLinkClient::new(channel)
-            .max_decoding_message_size(self.max_message_size)
+            // What is too much is refused where clients hand it in. Refused here, a task with an
+            // input of just the allowed size, or some that come together, would break the link
+            // each time that they are handed out again.
+            .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(self.max_message_size);
         let call = async move {
             let answer = client.link(ReceiverStream::new(messages)).await?;

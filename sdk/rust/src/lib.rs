@@ -44,7 +44,7 @@ pub use flame_rpc::v1;
 pub use session::{Session, SessionOptions};
 pub use task::{TaskFuture, TaskStream};
 
-/// Largest message that services of this SDK send and take, in bytes: the largest
+/// Largest message that services of this SDK send, in bytes: the largest
 /// `cluster.limits.max_message_size` that can be configured. Clients send what they are given, so
 /// that the session manager's error is the one that is seen.
 pub const MAX_MESSAGE_SIZE: usize = flame_rpc::oversize::MAX_CONFIGURABLE;
