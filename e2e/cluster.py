@@ -48,6 +48,8 @@ class LocalCluster:
         self.prefix = Path(prefix or tempfile.mkdtemp(prefix="flame-e2e-"))
         self.port = port or free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
+        # PEM file of the authority that signed the session manager's certificate.
+        self.ca_file = None
 
     def __str__(self):
         return f"cluster in {self.prefix}"
@@ -56,6 +58,8 @@ class LocalCluster:
     def env(self):
         """The environment in which this cluster's tools are run."""
         chosen = {"INSTALL_PREFIX": str(self.prefix), "FLAME_ENDPOINT": self.endpoint, "NO_COLOR": "1"}
+        if self.ca_file:
+            chosen["FLAME_CA_FILE"] = str(self.ca_file)
         return {**os.environ, "FLAME_BIN_DIR": str(bin_dir()), **chosen}
 
     def script(self, *words, check=True, timeout=120):
@@ -67,6 +71,18 @@ class LocalCluster:
         self.script("install")
         self.script("start")
         return self
+
+    def write_configuration(self, text):
+        """Writes the cluster's configuration before the installation, which keeps it as it is."""
+        path = self.prefix / "conf/flame-cluster.yaml"
+        path.parent.mkdir()
+        path.write_text("cluster:\n  name: flame\n")
+        self.configure(text)
+
+    def configure(self, text):
+        """Appends lines to the cluster's part of the installed configuration, for the next start."""
+        path = self.prefix / "conf/flame-cluster.yaml"
+        path.write_text(path.read_text() + "".join(f"  {line}\n" for line in text.splitlines()))
 
     def tool(self, name, *words, check=True, timeout=120, env=None):
         """Runs one of Flame's command line tools against this cluster."""

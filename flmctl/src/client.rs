@@ -5,14 +5,12 @@ use std::future::Future;
 
 use flame_core::config::{ClientConfig, Endpoint};
 use flame_rpc::channel::{self, ChannelError};
+use flame_rpc::oversize;
 use flame_rpc::v1::{self, admin_client::AdminClient, frontend_client::FrontendClient};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
 use crate::error::CtlError;
-
-/// Largest answer we take and largest request we send, in bytes: a task's output may be big.
-const MAX_MESSAGE_SIZE: usize = 256 * 1024 * 1024;
 
 /// A connected client.
 #[derive(Debug, Clone)]
@@ -40,8 +38,9 @@ impl Client {
         })?;
         let admin = AdminClient::new(channel.clone());
         let frontend = FrontendClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_SIZE)
-            .max_encoding_message_size(MAX_MESSAGE_SIZE);
+            .max_decoding_message_size(oversize::MAX_ANSWER)
+            // What is too much is said by the session manager, which knows its limit.
+            .max_encoding_message_size(usize::MAX);
         Ok(Self {
             frontend,
             admin,
@@ -75,6 +74,7 @@ impl Client {
                 reason,
             };
         }
+        let status = oversize::in_answer(status).unwrap_or_else(|| status.clone());
         let message = match status.message() {
             "" => format!("the session manager answered {:?}", status.code()),
             message => message.to_owned(),
