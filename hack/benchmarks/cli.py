@@ -62,13 +62,16 @@ def main():
         arguments.quick,
     )
     about = machine.describe(bench.directory, ROOT)
+    rows, code = [], 0
+    # What was measured until something broke, or until Ctrl-C, is worth printing.
     try:
-        rows = measure(bench, arguments)
+        for measured in measures(bench, arguments):
+            rows += measured
     except (BenchError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        code = 1
     except KeyboardInterrupt:
-        return 130
+        code = 130
     if arguments.endpoint:
         about["endpoint"] = arguments.endpoint
     if arguments.output == "json":
@@ -76,21 +79,20 @@ def main():
         print(json.dumps(report, indent=2))
     else:
         print(markdown(about, rows) if arguments.output == "markdown" else table(about, rows))
-    return 0
+    return code
 
 
-def measure(bench, arguments):
-    """The rows of all chosen measures."""
+def measures(bench, arguments):
+    """Makes the rows of each chosen measure."""
     bench.progress(headline(machine.describe(bench.directory, ROOT)))
     if arguments.endpoint:
         names = arguments.only or foreign.MEASURES
-        return foreign.measure(bench, arguments.endpoint, arguments.application, arguments.echo, names)
+        yield from foreign.measures(bench, arguments.endpoint, arguments.application, arguments.echo, names)
+        return
     names = arguments.only or (QUICK_MEASURES if bench.quick else tuple(MEASURES))
-    rows = []
     for name, run in MEASURES.items():
         if name in names:
-            rows += run(bench)
-    return rows
+            yield run(bench)
 
 
 def parse():

@@ -12,22 +12,21 @@ COLD_SESSIONS, QUICK_COLD_SESSIONS = 30, 5
 PAYLOADS = tuple((size, max(10, count // 2)) for size, count in LOCAL_PAYLOADS)
 
 
-def measure(bench, endpoint, application, echo, names):
-    """Runs the chosen measures. Payloads need `echo`, an application that returns its input."""
+def measures(bench, endpoint, application, echo, names):
+    """Makes the rows of each chosen measure. Payloads need `echo`, an application that returns its input."""
 
     def ping(*words, name=application):
         program = bench.bin_dir / "flmping"
         return flmping(program, "-p", "-e", endpoint, "-a", name, "--unary", *words)
 
-    chosen = [name for name in MEASURES if name in names]
-    rows = []
-    for name in chosen:
+    for name in MEASURES:
+        if name not in names:
+            continue
         if name == "payloads" and not echo:
             bench.progress("payloads: skipped, name an application that returns its input with --echo")
             continue
         bench.progress(f"{name}: {endpoint}")
-        rows += RUNS[name](bench, ping, echo)
-    return rows
+        yield RUNS[name](bench, ping, echo)
 
 
 def throughput(bench, ping, _):

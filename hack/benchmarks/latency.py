@@ -5,7 +5,7 @@ from .report import Goal, Row
 from .throughput import CLIENTS, SERVICES
 
 WARM = {"p50_ms": Goal("<=", 0.3), "p99_ms": Goal("<=", 2.0), "p999_ms": None}
-ROUND_TRIPS, QUICK_ROUND_TRIPS = 5000, 300
+ROUND_TRIPS, QUICK_ROUND_TRIPS = 3000, 300
 COLD_SESSIONS, QUICK_COLD_SESSIONS = 100, 20
 COLD = {"p50_ms": Goal("<=", 15.0), "p99_ms": None}
 # Size and number of tasks.
