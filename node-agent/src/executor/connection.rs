@@ -18,8 +18,8 @@ use tonic::codegen::Service;
 use tonic::codegen::http::{Request, Response, Uri};
 
 /// HTTP/2 flow-control windows. The protocol's 64 KiB stall outputs of megabytes.
-const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+pub(super) const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
+pub(super) const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 
 /// A connection that was made. Copies share it; it ends with the last of them and of their calls.
 #[derive(Debug, Clone)]

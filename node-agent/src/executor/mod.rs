@@ -1,5 +1,6 @@
 //! One executor: a service process bound to a session, and the tasks that it is given.
 
+mod call;
 mod connection;
 mod inbox;
 mod prepare;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use flame_core::ExecutorId;
 use flame_rpc::node::{StartExecutor, TaskDone, TaskItem};
 use flame_rpc::v1::instance_client::InstanceClient;
-use flame_rpc::v1::{ApplicationContext, EmptyRequest, SessionContext, TaskContext};
+use flame_rpc::v1::{ApplicationContext, EmptyRequest, SessionContext, TaskContext, TaskResult};
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
+use super::call::Caller;
 use super::connection::{ConnectError, Connection};
 use super::stream::TaskStream;
 use super::{BindError, DEATH_LIMIT, Host, code, obituary};
@@ -27,6 +28,8 @@ const CONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::
 pub(super) struct Service {
     connection: Connection,
     client: InstanceClient<Connection>,
+    /// Made with the first task that is not streamed.
+    caller: Option<Caller>,
     socket: PathBuf,
     session: String,
     limit: usize,
@@ -65,6 +68,7 @@ pub(super) async fn bring_up(
     let mut service = Service {
         client: client(connection.clone(), host.max_message_size),
         connection,
+        caller: None,
         socket: socket.to_path_buf(),
         session: order.session_id.clone(),
         limit: host.max_message_size,
@@ -170,7 +174,7 @@ impl Service {
             input: task.input,
         };
         let begin = Instant::now();
-        let answer = self.client.on_task_invoke(context).await;
+        let answer = self.call(&context).await;
         let mut done = TaskDone {
             executor_id: executor.to_string(),
             session_id: self.session.clone(),
@@ -180,8 +184,7 @@ impl Service {
             ..TaskDone::default()
         };
         match answer {
-            Ok(answer) => {
-                let result = answer.into_inner();
+            Ok(result) => {
                 done.return_code = result.return_code;
                 done.output = result.output;
                 done.message = result.message;
@@ -196,6 +199,26 @@ impl Service {
                 })
             }
         }
+    }
+
+    async fn call(&mut self, task: &TaskContext) -> Result<TaskResult, Status> {
+        match &mut self.caller {
+            Some(caller) => caller.invoke(task).await,
+            none => {
+                let caller = Caller::open(&self.socket, self.limit).await?;
+                none.insert(caller).invoke(task).await
+            }
+        }
+    }
+
+    /// To be polled while no task runs: keeps the connection of calls alive, and forgets it when
+    /// it has ended. Never completes.
+    pub(super) async fn idle(&mut self) {
+        if let Some(caller) = &mut self.caller {
+            caller.idle().await;
+            self.caller = None;
+        }
+        std::future::pending().await
     }
 
     /// Tells the service that its session is over.
@@ -227,6 +250,7 @@ impl Service {
     pub(super) async fn reconnect(&mut self) -> Result<(), ConnectError> {
         self.connection = Connection::open(&self.socket).await?;
         self.client = client(self.connection.clone(), self.limit);
+        self.caller = None;
         Ok(())
     }
 }

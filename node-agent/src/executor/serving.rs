@@ -207,6 +207,7 @@ impl Serving<'_> {
                 tokio::select! {
                     exit = &mut exited => return self.died(exit, false),
                     () = self.inbox.take() => continue,
+                    () = self.service.idle() => continue,
                 }
             };
             let turn = {

@@ -191,6 +191,9 @@ async fn stream_tasks(
             request = requests.message() => {
                 let Ok(Some(request)) = request else { return };
                 waiting.extend(request.tasks);
+                if request.recall {
+                    std::fs::write("recalled", "").expect("working directory");
+                }
                 let recalled: Option<Vec<u64>> = request
                     .recall
                     .then(|| waiting.drain(..).map(|task| task.task_id).collect());
