@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -62,6 +63,9 @@ def main():
         arguments.quick,
     )
     about = machine.describe(bench.directory, ROOT)
+    # Whoever ends this gets what Ctrl-C gives, and no daemon stays behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     rows, code = [], 0
     # What was measured until something broke, or until Ctrl-C, is worth printing.
     try:

@@ -9,7 +9,7 @@ ROUND_TRIPS, QUICK_ROUND_TRIPS = 3000, 300
 COLD_SESSIONS, QUICK_COLD_SESSIONS = 100, 20
 COLD = {"p50_ms": Goal("<=", 15.0), "p99_ms": None}
 # Size and number of tasks.
-PAYLOADS = (("1K", 10_000), ("100K", 2_000), ("10M", 40))
+PAYLOADS = (("1K", 10_000), ("100K", 1_000), ("10M", 20))
 QUICK_PAYLOADS = 4
 UNITS = {"K": 1 << 10, "M": 1 << 20}
 MIB = 1 << 20
