@@ -5,6 +5,7 @@ pub mod duration;
 pub mod event;
 pub mod fsutil;
 pub mod id;
+pub mod label;
 pub mod resources;
 pub mod size;
 pub mod state;

@@ -134,3 +134,93 @@ fn fill(file: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<usize> {
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use flame_core::config::cluster::{Storage, StorageSync};
+    use flame_core::{ApplicationName, Resources, SessionId};
+    use futures::StreamExt;
+    use tonic::Code;
+
+    use super::*;
+    use crate::core::SessionRow;
+    use crate::store::{self, Record, Store};
+
+    /// A store with more than fits into the parts that are read ahead.
+    fn large(storage: &Storage) -> Box<dyn Store> {
+        let mut store = store::open(storage, StorageSync::Normal).expect("opens");
+        store.load().expect("loads");
+        let row = SessionRow {
+            key: 1,
+            id: SessionId::new("s").expect("valid"),
+            application: ApplicationName::new("app").expect("valid"),
+            common_data: Some(Bytes::from(vec![7; 2 * PARTS_AHEAD * PART_SIZE])),
+            min_instances: 0,
+            max_instances: None,
+            priority: 0,
+            resources: Resources::DEFAULT,
+            state: flame_core::state::SessionState::Open,
+            created: 1,
+            completed: None,
+        };
+        store.commit(&[Record::SessionCreated(row)]).expect("stores");
+        store
+    }
+
+    async fn backup(service: &AdminService) -> Result<ReceiverStream<Result<BackupPart, Status>>, Status> {
+        let answer = service.backup(Request::new(BackupRequest {})).await;
+        answer.map(Response::into_inner)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_backup_at_a_time_is_sent_in_parts_with_its_sum() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let store = large(&Storage::Sqlite(directory.path().join("flame.db")));
+        let service = AdminService::new(store.upkeep().expect("opens"));
+        let slow = backup(&service).await.expect("begins");
+        let refused = backup(&service).await.expect_err("another is on its way");
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        // A client that goes away makes room for the next.
+        drop(slow);
+        let mut next = loop {
+            match backup(&service).await {
+                Ok(stream) => break stream,
+                Err(status) => assert_eq!(status.code(), Code::ResourceExhausted),
+            }
+            tokio::task::yield_now().await;
+        };
+        let mut parts = Vec::new();
+        while let Some(part) = next.next().await {
+            parts.extend(part.expect("sent").part);
+        }
+        let (Some(Part::Header(header)), Some(Part::Trailer(trailer))) = (parts.first(), parts.last()) else {
+            panic!("a header and a trailer")
+        };
+        let mut contents = Vec::new();
+        for part in &parts[1..parts.len() - 1] {
+            let Part::Data(data) = part else {
+                panic!("data in between")
+            };
+            assert!((1..=PART_SIZE).contains(&data.len()));
+            contents.extend_from_slice(data);
+        }
+        assert_eq!(contents.len() as u64, header.size);
+        assert_eq!(trailer.sha256, Sha256::digest(&contents).to_vec());
+        assert!(contents.starts_with(b"SQLite format 3\0"));
+    }
+
+    #[tokio::test]
+    async fn without_a_file_a_backup_is_refused() {
+        let store = store::open(&Storage::None, StorageSync::Full).expect("opens");
+        let service = AdminService::new(store.upkeep().expect("opens"));
+        for _ in 0..2 {
+            let refused = backup(&service).await.expect_err("refused");
+            assert_eq!(refused.code(), Code::FailedPrecondition);
+            assert!(
+                refused.message().contains("in memory only"),
+                "{}",
+                refused.message()
+            );
+        }
+    }
+}

@@ -1,6 +1,8 @@
 //! The node link: carries messages between the agents and the core.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flame_core::state::Shim;
@@ -36,6 +38,10 @@ impl NodeLinkService {
 /// What the core wants to know, or why this agent cannot be had.
 fn checked(hello: &Hello) -> Result<NodeHello, String> {
     let name = NodeName::new(&hello.node).map_err(|error| error.to_string())?;
+    let labels: BTreeSet<_> = hello.labels.iter().cloned().collect();
+    for label in &labels {
+        flame_core::label::validate(label).map_err(|error| error.to_string())?;
+    }
     let capacity = hello.capacity.as_ref().map(Resources::from).unwrap_or_default();
     Ok(NodeHello {
         name,
@@ -46,6 +52,7 @@ fn checked(hello: &Hello) -> Result<NodeHello, String> {
         arch: hello.arch.clone(),
         os: hello.os.clone(),
         shims: hello.shims().map(Shim::from).collect(),
+        labels: Arc::new(labels),
         addresses: hello.addresses.clone(),
     })
 }

@@ -60,6 +60,7 @@ pub fn start_engine(config: &ClusterConfig) -> anyhow::Result<(Engine, EngineRun
     let core_config = CoreConfig {
         default_resources: config.default_resources,
         policies: config.policies.clone(),
+        placement: config.placement,
         limits: config.limits,
         retention: config.retention,
         bind_retries: config.bind_retries,

@@ -18,6 +18,7 @@ const KEYS: &[&str] = &[
     "cluster.endpoint",
     "cluster.listen",
     "cluster.resreq",
+    "cluster.placement",
     "cluster.policies",
     "cluster.storage",
     "cluster.storage_sync",
@@ -86,6 +87,8 @@ pub struct ClusterConfig {
     pub default_resources: Resources,
     /// Scheduling policies in order of precedence.
     pub policies: Vec<Policy>,
+    /// Which of several nodes gets an executor.
+    pub placement: Placement,
     /// Where the session manager keeps its state.
     pub storage: Storage,
     /// What a commit waits for.
@@ -111,6 +114,16 @@ pub enum Policy {
     Priority,
     /// The session with the smallest dominant share of the cluster first.
     Drf,
+}
+
+/// Which of several nodes with room gets an executor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// The one with the least room, so that there is room for large executors elsewhere.
+    #[default]
+    Pack,
+    /// The one with the most room.
+    Spread,
 }
 
 /// Where the session manager keeps its state.
@@ -232,6 +245,7 @@ impl ClusterConfig {
                 None => Resources::DEFAULT,
             },
             policies: policies(cluster.policies)?,
+            placement: placement(cluster.placement.as_deref())?,
             storage: storage(cluster.storage.as_deref())?,
             storage_sync: match cluster.storage_sync.as_deref() {
                 None | Some("full") => StorageSync::Full,
@@ -284,6 +298,17 @@ fn policies(names: Option<Vec<String>>) -> Result<Vec<Policy>, ConfigError> {
         )),
     };
     names.iter().map(known).collect()
+}
+
+fn placement(name: Option<&str>) -> Result<Placement, ConfigError> {
+    match name {
+        None | Some("pack") => Ok(Placement::Pack),
+        Some("spread") => Ok(Placement::Spread),
+        Some(other) => Err(ConfigError::value(
+            "cluster.placement",
+            format!("{other:?} is no placement; there are pack and spread"),
+        )),
+    }
 }
 
 fn storage(text: Option<&str>) -> Result<Storage, ConfigError> {
@@ -402,6 +427,7 @@ struct RawCluster {
     listen: Option<String>,
     resreq: Option<String>,
     policies: Option<Vec<String>>,
+    placement: Option<String>,
     storage: Option<String>,
     storage_sync: Option<String>,
     /// Taken for compatibility: this scheduler runs when something changed.
@@ -480,6 +506,7 @@ cluster:
   listen: 0.0.0.0
   resreq: "cpu=2,mem=4g,gpu=1"
   policies: [drf, priority]
+  placement: spread
   storage: sqlite:///var/lib/flame/flame.db
   storage_sync: normal
   schedule_interval: 100
@@ -517,6 +544,7 @@ cache:
             }
         );
         assert_eq!(config.policies, [Policy::Drf, Policy::Priority]);
+        assert_eq!(config.placement, Placement::Spread);
         assert_eq!(config.storage, Storage::Sqlite("/var/lib/flame/flame.db".into()));
         assert_eq!(config.storage_sync, StorageSync::Normal);
         assert_eq!(config.limits.max_message_size, 16 << 20);
@@ -580,6 +608,7 @@ cache:
         for (line, part) in [
             ("resreq: cpu=x", "cluster.resreq"),
             ("policies: [fifo]", "there are priority and drf"),
+            ("placement: first", "there are pack and spread"),
             ("storage: redis://x", "neither sqlite"),
             ("storage: fs://x", "sqlite://PATH or none"),
             ("storage: \"sqlite://\"", "needs a path"),

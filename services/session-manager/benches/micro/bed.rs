@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flame_core::config::cluster::{Limits, Policy, Retention};
+use flame_core::config::cluster::{Limits, Placement, Policy, Retention};
 use flame_core::state::Shim;
 use flame_core::{ApplicationName, NodeName, Resources, SessionId};
 use flame_rpc::node::{
@@ -34,6 +34,7 @@ impl Bed {
         let config = CoreConfig {
             default_resources: size(1),
             policies: vec![Policy::Priority, Policy::Drf],
+            placement: Placement::Pack,
             limits: Limits {
                 // A session that is closed leaves nothing.
                 max_sessions: Some(0),
@@ -124,6 +125,7 @@ impl Bed {
                 arch: "x86_64".to_owned(),
                 os: "linux".to_owned(),
                 shims: vec![Shim::Host],
+                labels: Default::default(),
                 addresses: Vec::new(),
             };
             self.apply(|core, now, fx| core.node_connected(link, "bench", hello, Vec::new(), now, fx));

@@ -37,6 +37,7 @@ impl Bed {
                 gpu: 0,
             },
             policies: config.policies,
+            placement: config.placement,
             limits: config.limits,
             retention: config.retention,
             bind_retries: 5,
@@ -107,6 +108,7 @@ impl Bed {
             arch: String::new(),
             os: String::new(),
             shims: vec![Shim::Host],
+            labels: Default::default(),
             addresses: Vec::new(),
         };
         self.engine

@@ -42,6 +42,7 @@ impl Core {
         found.used = found.used.plus(&session.row.resources);
         found.executors.insert(id.clone());
         session.executors.insert(id.clone());
+        session.counted = None;
         let start = node::StartExecutor {
             executor_id: id.to_string(),
             session_id: session.row.id.to_string(),
@@ -71,17 +72,14 @@ impl Core {
 
     /// Tells the node to end an executor. Its resources are free when the node says so.
     pub(super) fn release(&mut self, id: &ExecutorId, reason: &str, fx: &mut Effects) {
-        let Some(executor) = self.executors.get_mut(id.as_str()) else {
+        let Some(executor) = self.executors.get(id.as_str()) else {
             return;
         };
         if executor.state == ExecutorState::Releasing {
             return;
         }
-        executor.state = ExecutorState::Releasing;
-        if let Some(session) = self.sessions.get_mut(&executor.session) {
-            session.idle.retain(|idle| idle != id);
-        }
         let link = self.nodes.get(executor.node.as_str()).and_then(|node| node.link);
+        self.leave(id, ExecutorState::Releasing);
         if let Some(link) = link {
             let release = node::ReleaseExecutor {
                 executor_id: id.to_string(),
@@ -121,7 +119,7 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&executor.session) {
             session.idle.push_back(id.clone());
             session.bind_failures = 0;
-            session.retry_at = None;
+            session.avoids.remove(executor.node.as_str());
             session.waiting_since = None;
             self.touched.insert(executor.session);
         }
@@ -148,7 +146,8 @@ impl Core {
         let wait = FIRST_BIND_RETRY
             .saturating_mul(1 << failures.saturating_sub(1).min(10))
             .min(MAX_BIND_RETRY);
-        session.retry_at = Some(now.mono + wait);
+        session.avoids.retain(|_, until| *until > now.mono);
+        session.avoids.insert(node.clone(), now.mono + wait);
         let session_id = session.row.id.clone();
         let text = format!(
             "failed to bind session {session_id} to executor {id} on node {node}: code {code}: {reason}"
@@ -212,7 +211,9 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&executor.session) {
             session.executors.remove(id.as_str());
             session.idle.retain(|idle| idle != id);
+            session.counted = None;
         }
+        self.leaving.remove(id);
         self.dirty = true;
         self.requeue(executor.session, executor.tasks.into_keys(), killed, now, fx);
     }

@@ -8,7 +8,6 @@ mod error;
 mod executors;
 mod model;
 mod nodes;
-mod policy;
 mod prefetch;
 mod recent;
 mod reconcile;
@@ -24,7 +23,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flame_core::config::cluster::{Limits, Policy, Retention};
+use flame_core::config::cluster::{Limits, Placement, Policy, Retention};
 use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, TaskId};
 use flame_rpc::{node, v1};
 
@@ -35,6 +34,7 @@ pub use requests::RequestRow;
 pub(crate) use requests::Requests;
 pub(crate) use retention::{CLOSED_EVENTS, is_small};
 pub use sessions::SessionProgress;
+pub(crate) use sessions::node_labels;
 
 use crate::store::{Record, Snapshot};
 
@@ -57,6 +57,8 @@ pub struct CoreConfig {
     pub default_resources: Resources,
     /// Scheduling policies, the first one first.
     pub policies: Vec<Policy>,
+    /// Which of several nodes gets an executor.
+    pub placement: Placement,
     /// Bounds on sessions and executors.
     pub limits: Limits,
     /// For how long closed sessions are kept.
@@ -156,6 +158,8 @@ pub struct Core {
     nodes: BTreeMap<NodeName, Node>,
     links: HashMap<LinkId, NodeName>,
     executors: HashMap<ExecutorId, Executor>,
+    /// Those that take no more tasks and whose places will be free.
+    leaving: BTreeSet<ExecutorId>,
     /// Sessions whose pending tasks may find an executor.
     touched: BTreeSet<SessionKey>,
     /// Something changed that the scheduler has to look at.
@@ -192,6 +196,7 @@ impl Core {
             nodes: BTreeMap::new(),
             links: HashMap::new(),
             executors: HashMap::new(),
+            leaving: BTreeSet::new(),
             touched: BTreeSet::new(),
             dirty: true,
             recheck_at: None,

@@ -1,6 +1,7 @@
 //! The things that the core knows, and what can be read off one of them alone.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,6 +9,7 @@ use flame_core::state::{NodeState, SessionState, Shim, TaskState};
 use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, TaskId};
 use flame_rpc::v1;
 
+use super::scheduler::Counted;
 use super::{LinkId, Now, Requests, metadata};
 use crate::store::StoredSession;
 
@@ -84,6 +86,8 @@ pub struct SessionRow {
     pub priority: u32,
     /// Size of one executor.
     pub resources: Resources,
+    /// Labels that its nodes have to have, as `key=value`, in order.
+    pub node_labels: Arc<[String]>,
     /// Whether it takes tasks.
     pub state: SessionState,
     /// Unix milliseconds.
@@ -103,6 +107,12 @@ impl SessionRow {
             batch_size: 1,
             priority: self.priority,
             resreq: Some(self.resources.into()),
+            node_selector: self
+                .node_labels
+                .iter()
+                .filter_map(|label| label.split_once('='))
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect(),
         }
     }
 }
@@ -161,13 +171,15 @@ pub(crate) struct Session {
     pub(crate) idle: VecDeque<ExecutorId>,
     /// Failures to bind in a row.
     pub(crate) bind_failures: u32,
-    /// No new executor before that time.
-    pub(crate) retry_at: Option<Duration>,
+    /// Nodes on which binding failed, and until when they are not tried again.
+    pub(crate) avoids: BTreeMap<NodeName, Duration>,
     /// Gets no new executors at all.
     pub(crate) paused: bool,
     /// The last pass of the scheduler could not give it any more executors, so it need not be
     /// asked again because of more tasks.
     pub(crate) unserved: bool,
+    /// What its executors come to; nothing if that has changed since it was counted.
+    pub(crate) counted: Option<Counted>,
     /// Since when it has work but no executor.
     pub(crate) waiting_since: Option<Duration>,
     /// How long its tasks take, the latest counting most; unknown until the first result.
@@ -215,9 +227,10 @@ impl Session {
             executors: BTreeSet::new(),
             idle: VecDeque::new(),
             bind_failures: 0,
-            retry_at: None,
+            avoids: BTreeMap::new(),
             paused: false,
             unserved: false,
+            counted: None,
             waiting_since: None,
             task_time: None,
             requests: Requests::default(),
@@ -422,6 +435,8 @@ pub struct NodeHello {
     pub os: String,
     /// Shims it can run.
     pub shims: Vec<Shim>,
+    /// What sessions may select it by, as `key=value`.
+    pub labels: Arc<BTreeSet<String>>,
     /// Where it can be reached.
     pub addresses: Vec<String>,
 }

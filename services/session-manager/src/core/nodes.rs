@@ -64,7 +64,7 @@ impl Core {
         for session in self.sessions.values_mut().filter(|session| session.paused) {
             session.paused = false;
             session.bind_failures = 0;
-            session.retry_at = None;
+            session.avoids.clear();
         }
         self.dirty = true;
         self.timer(Duration::ZERO);
@@ -157,14 +157,9 @@ impl Core {
         )
         .node = Some(name.clone());
         for id in executors {
-            let Some(executor) = self.executors.get_mut(id.as_str()) else {
-                continue;
-            };
-            if let ExecutorState::Bound { .. } = executor.state {
-                executor.state = ExecutorState::Draining;
-                if let Some(session) = self.sessions.get_mut(&executor.session) {
-                    session.idle.retain(|idle| *idle != id);
-                }
+            let found = self.executors.get(id.as_str());
+            if found.is_some_and(|executor| matches!(executor.state, ExecutorState::Bound { .. })) {
+                self.leave(&id, ExecutorState::Draining);
                 self.recall(&id, fx);
             }
         }

@@ -118,6 +118,9 @@ impl Core {
         }
         let (key, id) = (executor.session, executor.id.clone());
         let empty = executor.tasks.is_empty();
+        if let Some(session) = self.sessions.get_mut(&key).filter(|_| empty) {
+            session.counted = None;
+        }
         self.requeue(key, given_back, None, now, fx);
         if empty {
             self.executor_has_room_once(&id, now, fx);

@@ -82,6 +82,9 @@ impl Core {
             }
             _ => {}
         }
+        if let Some(session) = self.sessions.get_mut(&key) {
+            session.counted = None;
+        }
         if !missing.is_empty() {
             self.requeue(key, missing, None, now, fx);
         }
@@ -180,6 +183,7 @@ impl Core {
             .as_ref()
             .map_or(session.row.resources, Resources::from);
         session.executors.insert(id.clone());
+        session.counted = None;
         let executor = Executor {
             id: id.clone(),
             node: name.clone(),

@@ -1,5 +1,8 @@
 //! Sessions: created, opened, read. Their end is in `close.rs`.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 use flame_core::state::SessionState;
 use flame_core::{ApplicationName, Resources, SessionId};
@@ -28,6 +31,20 @@ struct Wanted {
     max_instances: Option<u32>,
     priority: u32,
     resources: Resources,
+    node_labels: Arc<[String]>,
+}
+
+/// A selector as labels, in order.
+pub(crate) fn node_labels(selector: HashMap<String, String>) -> Result<Arc<[String]>, CoreError> {
+    let mut labels = Vec::with_capacity(selector.len());
+    for (key, value) in selector {
+        let label = format!("{key}={value}");
+        flame_core::label::validate(&label)
+            .map_err(|error| CoreError::Invalid(format!("node_selector: {error}")))?;
+        labels.push(label);
+    }
+    labels.sort_unstable();
+    Ok(labels.into())
 }
 
 impl Core {
@@ -57,6 +74,7 @@ impl Core {
             max_instances: wanted.max_instances,
             priority: wanted.priority,
             resources: wanted.resources,
+            node_labels: wanted.node_labels,
             state: SessionState::Open,
             created: now.wall,
             completed: None,
@@ -120,6 +138,11 @@ impl Core {
                 shown(wanted.max_instances),
             ),
             ("priority", row.priority.to_string(), wanted.priority.to_string()),
+            (
+                "node_selector",
+                row.node_labels.join(","),
+                wanted.node_labels.join(","),
+            ),
         ];
         match fields.into_iter().find(|(_, is, want)| is != want) {
             None => Ok(()),
@@ -147,6 +170,7 @@ impl Core {
                 .resreq
                 .as_ref()
                 .map_or(self.config.default_resources, Resources::from),
+            node_labels: node_labels(spec.node_selector)?,
         };
         Ok((application, wanted))
     }

@@ -156,6 +156,7 @@ impl Core {
         if items.is_empty() {
             return;
         }
+        session.counted = None;
         if let ExecutorState::Bound { idle_since, .. } = &mut found.state {
             *idle_since = None;
         }
@@ -193,6 +194,9 @@ impl Core {
         }
         executor.done += results.len() as u64;
         let key = executor.session;
+        if let Some(session) = self.sessions.get_mut(&key).filter(|_| executor.tasks.is_empty()) {
+            session.counted = None;
+        }
         for result in results {
             self.task_done(key, result, now, fx);
         }

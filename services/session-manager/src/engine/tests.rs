@@ -70,6 +70,7 @@ impl Bed {
         let config = CoreConfig {
             default_resources: config.default_resources,
             policies: config.policies,
+            placement: config.placement,
             limits: config.limits,
             retention: config.retention,
             bind_retries: config.bind_retries,

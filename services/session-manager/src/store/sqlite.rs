@@ -19,7 +19,7 @@ use super::upkeep::{self, SqliteUpkeep};
 use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader, Upkeep};
 use crate::core::{
     Application, CLOSED_EVENTS, MAX_EVENTS, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
-    is_small,
+    is_small, node_labels,
 };
 
 /// Formats of the file, each with the statements that lead to it from the one before.
@@ -406,6 +406,7 @@ fn session_row(row: &Row<'_>) -> Result<SessionRow, StoreError> {
         max_instances: spec.max_instances,
         priority: spec.priority,
         resources: spec.resreq.as_ref().map(Resources::from).unwrap_or_default(),
+        node_labels: node_labels(spec.node_selector).map_err(|error| damaged(&id, error))?,
         state: if state == 0 {
             SessionState::Open
         } else {

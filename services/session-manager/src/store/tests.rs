@@ -23,6 +23,7 @@ fn session(key: SessionKey) -> SessionRow {
             memory: 5,
             gpu: 1,
         },
+        node_labels: ["zone=a".to_owned()].into(),
         state: SessionState::Open,
         created: 11,
         completed: None,

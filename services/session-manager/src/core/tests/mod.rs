@@ -9,7 +9,7 @@ mod scheduling;
 
 use std::collections::BTreeMap;
 
-use flame_core::config::cluster::{Limits, Policy};
+use flame_core::config::cluster::{Limits, Placement, Policy};
 use flame_core::state::{Shim, TaskState};
 use flame_rpc::node::{
     ExecutorPhase, ExecutorUpdate, ResultBatch, StartExecutor, TaskDone, TaskItem, from_agent,
@@ -69,6 +69,7 @@ pub(super) fn config() -> CoreConfig {
             gpu: 0,
         },
         policies: vec![Policy::Priority, Policy::Drf],
+        placement: Placement::Pack,
         limits: Limits {
             max_sessions: None,
             max_executors: 128,
@@ -181,6 +182,7 @@ impl Bed {
             arch: "x86_64".to_owned(),
             os: "linux".to_owned(),
             shims: vec![Shim::Host],
+            labels: Default::default(),
             addresses: Vec::new(),
         }
     }
@@ -324,6 +326,15 @@ impl Core {
                 };
                 assert_eq!(*phase, expected);
             }
+        }
+        let leaving = self.executors.values().filter(|executor| executor.is_leaving());
+        let leaving: BTreeSet<_> = leaving.map(|executor| executor.id.clone()).collect();
+        assert_eq!(leaving, self.leaving);
+        for session in self.sessions.values() {
+            let mut fresh = Session::new(session.row.clone());
+            fresh.executors = session.executors.clone();
+            let counted = fresh.count(&self.executors);
+            assert_eq!(session.counted.unwrap_or(counted), counted, "{}", session.row.id);
         }
         let open = self.sessions.values().filter(|session| session.is_open());
         assert!(open.map(|session| session.row.key).eq(self.open.iter().copied()));

@@ -287,3 +287,95 @@ fn an_idle_core_sleeps() {
         Some(bed.now.mono + Duration::from_secs(15))
     );
 }
+
+/// A node with labels connects.
+fn labelled(bed: &mut Bed, name: &str, cpu: u64, labels: &[&str]) -> LinkId {
+    let link = 100 + bed.core.nodes.len() as u64;
+    let labels: BTreeSet<_> = labels.iter().map(|label| (*label).to_owned()).collect();
+    let hello = NodeHello {
+        labels: Arc::new(labels),
+        ..Bed::hello(name, cpu)
+    };
+    bed.run(|core, now, fx| core.node_connected(link, "test", hello, Vec::new(), now, fx));
+    link
+}
+
+fn nodes_of_executors(bed: &Bed) -> BTreeMap<String, usize> {
+    let mut count = BTreeMap::new();
+    for executor in bed.core.executors.values() {
+        *count.entry(executor.node.to_string()).or_default() += 1;
+    }
+    count
+}
+
+#[test]
+fn a_selector_chooses_nodes_by_their_labels() {
+    let mut bed = Bed::new();
+    labelled(&mut bed, "plain", 4, &[]);
+    labelled(&mut bed, "a", 1, &["zone=a"]);
+    labelled(&mut bed, "ab", 1, &["zone=a", "disk=ssd"]);
+    let selecting = |selector: &[(&str, &str)]| SessionSpec {
+        node_selector: selector
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..spec("app")
+    };
+    bed.session("both", selecting(&[("zone", "a"), ("disk", "ssd")]));
+    bed.tasks("both", 5);
+    assert_eq!(nodes_of_executors(&bed), counts([("ab", 1)]));
+    bed.session("zone", selecting(&[("zone", "a")]));
+    bed.tasks("zone", 5);
+    assert_eq!(nodes_of_executors(&bed), counts([("a", 1), ("ab", 1)]));
+    bed.session("nowhere", selecting(&[("zone", "b")]));
+    bed.tasks("nowhere", 5);
+    assert_eq!(nodes_of_executors(&bed), counts([("a", 1), ("ab", 1)]));
+    let refused =
+        bed.run(|core, now, fx| core.create_session(&sid("bad"), selecting(&[("zone", "a b")]), now, fx));
+    assert!(matches!(refused, Err(CoreError::Invalid(text)) if text.contains("zone=a b")));
+}
+
+#[test]
+fn executors_are_spread_if_asked() {
+    let config = CoreConfig {
+        placement: Placement::Spread,
+        ..config()
+    };
+    let mut bed = Bed::with(config, Snapshot::default());
+    for name in ["n1", "n2", "n3"] {
+        bed.node(name, 4);
+    }
+    bed.session("s", spec("app"));
+    bed.tasks("s", 6);
+    assert_eq!(
+        nodes_of_executors(&bed),
+        counts([("n1", 2), ("n2", 2), ("n3", 2)])
+    );
+}
+
+#[test]
+fn where_binding_failed_another_node_is_tried_first() {
+    let mut bed = Bed::with(
+        CoreConfig {
+            bind_retries: 9,
+            ..config()
+        },
+        Snapshot::default(),
+    );
+    let links = BTreeMap::from([("n1", bed.node("n1", 1)), ("n2", bed.node("n2", 2))]);
+    bed.session("s", spec("app"));
+    bed.tasks("s", 1);
+    let only = |bed: &Bed| {
+        let executor = bed.core.executors.values().next().expect("started");
+        (executor.id.to_string(), executor.node.to_string())
+    };
+    let (first, node) = only(&bed);
+    assert_eq!(node, "n1", "packed");
+    bed.update(links["n1"], &first, ExecutorPhase::BindFailed, "no");
+    let (second, node) = only(&bed);
+    assert_eq!(node, "n2", "another one at once");
+    bed.update(links["n2"], &second, ExecutorPhase::BindFailed, "no");
+    assert!(bed.core.executors.is_empty(), "none is left to try for a while");
+    bed.wait(Duration::from_millis(100));
+    assert_eq!(only(&bed).1, "n1", "its time is over first");
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flame_core::Resources;
 use flame_core::config::cluster::Policy;
 
-use super::SessionKey;
+use crate::core::SessionKey;
 
 /// A session's claim to executors, as far as policies look at it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -26,8 +26,8 @@ pub(crate) struct Claim {
 
 /// One way to compare claims.
 pub(crate) trait Rule {
-    /// `Less` if `a` is to be served before `b`.
-    fn order(&self, a: &Claim, b: &Claim, total: &Resources) -> Ordering;
+    /// A number that is lower for a claim that is to be served earlier.
+    fn rank(&self, claim: &Claim, total: &Resources) -> f64;
 
     /// `Less` if `taker` deserves one executor more than `holder` deserves to keep one of
     /// `given`, `Greater` if not, `Equal` if this rule does not decide.
@@ -59,20 +59,20 @@ impl Claim {
 }
 
 impl Rule for Priority {
-    fn order(&self, a: &Claim, b: &Claim, _total: &Resources) -> Ordering {
-        b.priority.cmp(&a.priority)
+    fn rank(&self, claim: &Claim, _total: &Resources) -> f64 {
+        -f64::from(claim.priority)
     }
 
-    fn transfer(&self, taker: &Claim, holder: &Claim, _given: &Resources, total: &Resources) -> Ordering {
-        self.order(taker, holder, total)
+    fn transfer(&self, taker: &Claim, holder: &Claim, _given: &Resources, _total: &Resources) -> Ordering {
+        holder.priority.cmp(&taker.priority)
     }
 }
 
 /// Dominant resource fairness (Ghodsi et al., NSDI 2011): the session whose largest share of any
 /// one resource is smallest comes first.
 impl Rule for Drf {
-    fn order(&self, a: &Claim, b: &Claim, total: &Resources) -> Ordering {
-        dominant_share(&a.held, total).total_cmp(&dominant_share(&b.held, total))
+    fn rank(&self, claim: &Claim, total: &Resources) -> f64 {
+        dominant_share(&claim.held, total)
     }
 
     fn transfer(&self, taker: &Claim, holder: &Claim, given: &Resources, total: &Resources) -> Ordering {
@@ -94,15 +94,51 @@ fn rule(policy: Policy) -> &'static dyn Rule {
     }
 }
 
-/// Which of two claims is served first: the first policy that tells them apart, else the one that
-/// has waited longer without any executor, else the older one.
-pub(crate) fn order(policies: &[Policy], a: &Claim, b: &Claim, total: &Resources) -> Ordering {
-    let decided = policies
-        .iter()
-        .map(|policy| rule(*policy).order(a, b, total))
-        .find(|order| order.is_ne());
-    let patience = |claim: &Claim| (claim.waiting_since.unwrap_or(Duration::MAX), claim.key);
-    decided.unwrap_or_else(|| patience(a).cmp(&patience(b)))
+/// More policies than there are would say nothing new.
+const MAX_POLICIES: usize = 4;
+
+/// A claim's place in the queue, the lower the earlier: by the first policy that tells two claims
+/// apart, else the one that has waited longer without any executor, else the older session.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    ranks: [f64; MAX_POLICIES],
+    waiting_since: Duration,
+    key: SessionKey,
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let ranks = self.ranks.iter().zip(&other.ranks);
+        let decided = ranks.map(|(a, b)| a.total_cmp(b)).find(|order| order.is_ne());
+        decided.unwrap_or_else(|| (self.waiting_since, self.key).cmp(&(other.waiting_since, other.key)))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Place {}
+
+/// Where `claim` stands in the queue.
+pub(crate) fn place(policies: &[Policy], claim: &Claim, total: &Resources) -> Place {
+    let mut ranks = [0.0; MAX_POLICIES];
+    for (rank, policy) in ranks.iter_mut().zip(policies) {
+        *rank = rule(*policy).rank(claim, total);
+    }
+    Place {
+        ranks,
+        waiting_since: claim.waiting_since.unwrap_or(Duration::MAX),
+        key: claim.key,
+    }
 }
 
 /// Whether `holder` has to give an executor of size `given` to `taker` although it has work.
@@ -145,6 +181,10 @@ mod tests {
         gpu: 0,
     };
     const BOTH: [Policy; 2] = [Policy::Priority, Policy::Drf];
+
+    fn order(policies: &[Policy], a: &Claim, b: &Claim, total: &Resources) -> Ordering {
+        place(policies, a, total).cmp(&place(policies, b, total))
+    }
 
     fn claim(key: u64, priority: u32, cpu: u64, memory: u64, unit: (u64, u64)) -> Claim {
         let unit = Resources {

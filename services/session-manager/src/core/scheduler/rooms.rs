@@ -1,0 +1,174 @@
+//! What the nodes have to offer in one pass of the scheduler, ordered so that a place for an
+//! executor is found without a look at every node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use flame_core::config::cluster::Placement;
+use flame_core::state::Shim;
+use flame_core::{NodeName, Resources};
+
+use crate::core::Node;
+
+/// What an executor asks of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Needs {
+    pub(super) unit: Resources,
+    pub(super) shim: Shim,
+    /// Labels that the node has to have, as `key=value`.
+    pub(super) labels: Arc<[String]>,
+    /// Nodes that it shall not be on.
+    pub(super) avoids: Vec<NodeName>,
+}
+
+/// One node's room.
+#[derive(Debug)]
+pub(super) struct Room {
+    pub(super) name: NodeName,
+    shims: Vec<Shim>,
+    labels: Arc<BTreeSet<String>>,
+    allocatable: Resources,
+    free: Resources,
+    slots: usize,
+    /// What will be free when the executors that are on their way out are gone, less what this
+    /// pass has already promised of it.
+    pub(super) coming: Resources,
+    pub(super) coming_slots: usize,
+}
+
+/// Nodes by what is free on them: processors, memory, and their place in the list.
+type ByFree = BTreeSet<(u64, u64, usize)>;
+
+/// All nodes that take work.
+#[derive(Debug)]
+pub(super) struct Rooms {
+    placement: Placement,
+    rooms: Vec<Room>,
+    names: BTreeMap<NodeName, usize>,
+    /// Those that have a slot.
+    free: ByFree,
+    /// Those from which executors are leaving.
+    leaving: BTreeSet<usize>,
+}
+
+impl Room {
+    pub(super) fn new(node: &Node, max_executors: usize) -> Self {
+        let slots = max_executors.saturating_sub(node.executors.len());
+        Self {
+            name: node.hello.name.clone(),
+            shims: node.hello.shims.clone(),
+            labels: Arc::clone(&node.hello.labels),
+            allocatable: node.hello.allocatable,
+            free: node.free(),
+            slots,
+            coming: node.free(),
+            coming_slots: slots,
+        }
+    }
+
+    fn suits(&self, needs: &Needs) -> bool {
+        self.shims.contains(&needs.shim)
+            && needs.labels.iter().all(|label| self.labels.contains(label))
+            && !needs.avoids.contains(&self.name)
+    }
+
+    /// Whether the node could have such an executor if it had no other.
+    pub(super) fn could_fit(&self, needs: &Needs) -> bool {
+        self.suits(needs) && self.allocatable.covers(&needs.unit)
+    }
+
+    /// An executor of that size leaves.
+    pub(super) fn leaves(&mut self, resources: &Resources) {
+        self.coming = self.coming.plus(resources);
+        self.coming_slots += 1;
+    }
+
+    /// Whether there will be room for such an executor.
+    pub(super) fn will_fit(&self, unit: &Resources) -> bool {
+        self.coming_slots > 0 && self.coming.covers(unit)
+    }
+
+    pub(super) fn promise(&mut self, unit: &Resources) {
+        self.coming = self.coming.minus(unit);
+        self.coming_slots = self.coming_slots.saturating_sub(1);
+    }
+}
+
+impl Rooms {
+    pub(super) fn new(placement: Placement) -> Self {
+        Self {
+            placement,
+            rooms: Vec::new(),
+            names: BTreeMap::new(),
+            free: ByFree::new(),
+            leaving: BTreeSet::new(),
+        }
+    }
+
+    /// Adds a node; what leaves it comes after with [`Rooms::leaves`].
+    pub(super) fn add(&mut self, room: Room) {
+        let at = self.rooms.len();
+        if room.slots > 0 {
+            self.free.insert((room.free.cpu, room.free.memory, at));
+        }
+        self.names.insert(room.name.clone(), at);
+        self.rooms.push(room);
+    }
+
+    /// An executor of that size is on its way out of a node.
+    pub(super) fn leaves(&mut self, node: &NodeName, resources: &Resources) {
+        if let Some(at) = self.names.get(node.as_str()) {
+            self.rooms[*at].leaves(resources);
+            self.leaving.insert(*at);
+        }
+    }
+
+    pub(super) fn all(&self) -> &[Room] {
+        &self.rooms
+    }
+
+    pub(super) fn at(&mut self, place: usize) -> &mut Room {
+        &mut self.rooms[place]
+    }
+
+    /// Takes room for an executor now: on the fullest node where it fits, so that large executors
+    /// find room elsewhere, or on the emptiest if executors are to be spread.
+    pub(super) fn take(&mut self, needs: &Needs) -> Option<NodeName> {
+        let rooms = &self.rooms;
+        let fits = |&&(_, _, at): &&(u64, u64, usize)| {
+            let room = &rooms[at];
+            room.free.covers(&needs.unit) && room.suits(needs)
+        };
+        let large_enough = self
+            .free
+            .range((Bound::Included((needs.unit.cpu, 0, 0)), Bound::Unbounded));
+        let found = match self.placement {
+            Placement::Pack => large_enough.into_iter().find(fits),
+            Placement::Spread => large_enough.into_iter().rev().find(fits),
+        };
+        let (cpu, memory, at) = *found?;
+        self.free.remove(&(cpu, memory, at));
+        let room = &mut self.rooms[at];
+        room.free = room.free.minus(&needs.unit);
+        room.slots = room.slots.saturating_sub(1);
+        room.promise(&needs.unit);
+        if room.slots > 0 {
+            self.free.insert((room.free.cpu, room.free.memory, at));
+        }
+        Some(room.name.clone())
+    }
+
+    /// Promises room that will be there when executors have left. False if there will be none.
+    pub(super) fn promise(&mut self, needs: &Needs) -> bool {
+        let fits = |at: &&usize| {
+            let room = &self.rooms[**at];
+            room.suits(needs) && room.will_fit(&needs.unit)
+        };
+        let Some(at) = self.leaving.iter().find(fits).copied() else {
+            return false;
+        };
+        self.rooms[at].promise(&needs.unit);
+        true
+    }
+}
