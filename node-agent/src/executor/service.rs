@@ -29,7 +29,7 @@ pub(super) struct Service {
     connection: Connection,
     client: InstanceClient<Connection>,
     /// Made with the first task that is not streamed.
-    caller: Option<Caller>,
+    caller: Option<Box<Caller>>,
     socket: PathBuf,
     session: String,
     limit: usize,
@@ -205,8 +205,9 @@ impl Service {
         match &mut self.caller {
             Some(caller) => caller.invoke(task).await,
             none => {
-                let caller = Caller::open(&self.socket, self.limit).await?;
-                none.insert(caller).invoke(task).await
+                // Boxed because it is large and rare.
+                let caller = Box::pin(Caller::open(&self.socket, self.limit)).await?;
+                none.insert(Box::new(caller)).invoke(task).await
             }
         }
     }
