@@ -72,17 +72,14 @@ class LocalCluster:
         self.script("start")
         return self
 
-    def write_configuration(self, text):
-        """Writes the cluster's configuration before the installation, which keeps it as it is."""
+    def configure(self, text, changes=None):
+        """Appends lines to the cluster's part of the installed configuration, for the next start, and changes
+        what it says already."""
         path = self.prefix / "conf/flame-cluster.yaml"
-        path.parent.mkdir()
-        path.write_text("cluster:\n  name: flame\n")
-        self.configure(text)
-
-    def configure(self, text):
-        """Appends lines to the cluster's part of the installed configuration, for the next start."""
-        path = self.prefix / "conf/flame-cluster.yaml"
-        path.write_text(path.read_text() + "".join(f"  {line}\n" for line in text.splitlines()))
+        written = path.read_text()
+        for old, new in (changes or {}).items():
+            written = written.replace(old, new)
+        path.write_text(written + "".join(f"  {line}\n" for line in text.splitlines()))
 
     def tool(self, name, *words, check=True, timeout=120, env=None):
         """Runs one of Flame's command line tools against this cluster."""

@@ -65,13 +65,13 @@ impl Session {
         };
         let mut backoff = Backoff::new(self.client.reconnect_limit());
         loop {
-            let error = match ends.connect().await {
+            let answer = ends.connect().await.map_err(|status| ends.error(&status));
+            self.client.note(&answer);
+            match answer {
                 Ok(()) => return Ok(Some(ends)),
-                Err(status) if status.code() == Code::Unimplemented => return Ok(None),
-                Err(status) => ends.error(&status),
-            };
-            if !error.is_lost() || !backoff.wait().await {
-                return Err(error);
+                Err(error) if error.code() == Some(Code::Unimplemented) => return Ok(None),
+                Err(error) if !self.client.may_repeat(&error) || !backoff.wait().await => return Err(error),
+                Err(_) => {}
             }
         }
     }

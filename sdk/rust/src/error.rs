@@ -156,10 +156,18 @@ impl Error {
     /// What a person can do about it, if that is known.
     #[must_use]
     pub fn hint(&self) -> Option<&'static str> {
-        self.is_lost().then_some(
-            "is the session manager running there? Look with `flmadm status`, \
-             or name another one with --endpoint or FLAME_ENDPOINT",
-        )
+        if !self.is_lost() {
+            return None;
+        }
+        Some(match report(self).contains("invalid peer certificate") {
+            true => {
+                "set FLAME_CA_FILE, or tls.ca_file in flame.yaml, to the certificate of the authority to trust"
+            }
+            false => {
+                "is the session manager running there, and is it http:// or https://? Look with \
+                 `flmadm status`, or name another one with --endpoint or FLAME_ENDPOINT"
+            }
+        })
     }
 }
 

@@ -5,7 +5,7 @@ mod cluster;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use flame_core::config::{ClientConfig, Endpoint};
@@ -63,8 +63,9 @@ pub fn config(file: Option<&Path>, endpoint: Option<Endpoint>) -> Result<ClientC
 /// that open, create or close a session, and those that create many tasks
 /// ([`Session::create_tasks`]) are repeated with a growing pause until they are answered, for up to
 /// [`ClientOptions::reconnect_limit`]; streams go on where they were. Calls that could do a thing
-/// twice are only sent again if they certainly never left. The first connection is not repeated:
-/// a wrong address is told at once.
+/// twice are only sent again if they certainly never left. Until a session manager has answered for
+/// the first time nothing is repeated: a wrong address, or `http` where it should be `https`, is
+/// told at once.
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -75,6 +76,8 @@ struct Shared {
     frontends: Vec<FrontendClient<Channel>>,
     batch: FrontendBatchClient<Channel>,
     next: AtomicUsize,
+    /// A session manager has answered: there is one, and it is spoken to in the right way.
+    answered: AtomicBool,
     options: ClientOptions,
 }
 
@@ -131,6 +134,7 @@ impl Client {
                 frontends,
                 batch,
                 next: AtomicUsize::new(0),
+                answered: AtomicBool::new(false),
                 options,
             }),
         })
@@ -154,7 +158,9 @@ impl Client {
         let mut backoff = Backoff::new(self.reconnect_limit());
         let mut answer_lost = false;
         loop {
-            let error = match took(self.frontend().create_session(request.clone()).await, doing) {
+            let answer = took(self.frontend().create_session(request.clone()).await, doing);
+            self.note(&answer);
+            let error = match answer {
                 Ok(created) => return Session::new(self.clone(), created, doing),
                 Err(error) => error,
             };
@@ -162,7 +168,7 @@ impl Client {
                 return self.adopt(&request, error).await;
             }
             answer_lost |= error.is_lost() && !error.is_unsent();
-            if !error.is_lost() || !backoff.wait().await {
+            if !self.may_repeat(&error) || !backoff.wait().await {
                 return Err(error);
             }
         }
@@ -297,15 +303,29 @@ impl Client {
     {
         let mut backoff = Backoff::new(self.reconnect_limit());
         loop {
-            let error = match took(call().await, &doing) {
+            let answer = took(call().await, &doing);
+            self.note(&answer);
+            let error = match answer {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if !error.is_lost() || !backoff.wait().await {
+            if !self.may_repeat(&error) || !backoff.wait().await {
                 return Err(error);
             }
             tracing::debug!("asking again: {error}");
         }
+    }
+
+    /// Takes note of whether somebody has answered.
+    pub(crate) fn note<T>(&self, answer: &Result<T, Error>) {
+        if !matches!(answer, Err(Error::Lost { .. })) {
+            self.shared.answered.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a call that failed so and cannot do a thing twice should be repeated.
+    pub(crate) fn may_repeat(&self, error: &Error) -> bool {
+        error.is_lost() && self.shared.answered.load(Ordering::Relaxed)
     }
 
     pub(crate) fn reconnect_limit(&self) -> Duration {
