@@ -60,6 +60,15 @@ pub(crate) fn session(details: &SessionDetails, clock: &Clock) -> String {
         session.max_instances.map(|max| max.to_string()).as_deref(),
     );
     page.optional("Resources", session.resreq.as_ref().map(resources).as_deref());
+    let labels: Vec<_> = session
+        .node_selector
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
+    page.optional(
+        "Nodes with",
+        (!labels.is_empty()).then(|| labels.join(", ")).as_deref(),
+    );
     page.line(
         "Tasks",
         &format!(

@@ -94,6 +94,7 @@ fn session() -> v1::Session {
                 memory: 3 << 29,
                 gpu: 1,
             }),
+            node_selector: [("zone".to_owned(), "a".to_owned())].into(),
         }),
         status: Some(v1::SessionStatus {
             state: v1::SessionState::Open.into(),

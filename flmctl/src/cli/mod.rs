@@ -192,6 +192,12 @@ pub(crate) enum Create {
     Task(CreateTask),
 }
 
+fn label(text: &str) -> Result<(String, String), String> {
+    flame_core::label::validate(text).map_err(|error| error.to_string())?;
+    let (key, value) = text.split_once('=').unwrap_or((text, ""));
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct CreateSession {
     /// Application that runs the tasks
@@ -212,6 +218,9 @@ pub(crate) struct CreateSession {
     /// What one executor needs, e.g. cpu=1,mem=1g,gpu=0 [default: that of the cluster]
     #[arg(long, value_name = "LIST")]
     pub(crate) resreq: Option<Resources>,
+    /// Label that a node has to have to run the session; may be given several times
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(crate) node_selector: Vec<(String, String)>,
     /// File with the data that all tasks of the session share (- is standard input)
     #[arg(long, value_name = "FILE")]
     pub(crate) common_data: Option<PathBuf>,

@@ -35,6 +35,7 @@ pub(crate) async fn session_request(args: CreateSession) -> Result<v1::CreateSes
         batch_size: 1,
         priority: args.priority,
         resreq: args.resreq.map(v1::ResourceRequirement::from),
+        node_selector: args.node_selector.into_iter().collect(),
     };
     Ok(v1::CreateSessionRequest {
         session_id: id,

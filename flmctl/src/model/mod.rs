@@ -73,6 +73,7 @@ pub(crate) struct Session {
     pub(crate) max_instances: Option<u32>,
     pub(crate) batch_size: u32,
     pub(crate) resreq: Option<Resources>,
+    pub(crate) node_selector: BTreeMap<String, String>,
     pub(crate) tasks: Counts,
     pub(crate) creation_time: Time,
     pub(crate) completion_time: Option<Time>,
@@ -232,6 +233,7 @@ impl From<v1::Session> for SessionDetails {
             max_instances: spec.max_instances,
             batch_size: spec.batch_size,
             resreq: spec.resreq.map(Resources::from),
+            node_selector: spec.node_selector.into_iter().collect(),
             tasks: Counts {
                 pending: status.pending,
                 running: status.running,

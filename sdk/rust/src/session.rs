@@ -1,5 +1,6 @@
 //! Sessions: many tasks of one application.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ pub struct SessionOptions {
     max_instances: Option<u32>,
     priority: u32,
     resources: Option<Resources>,
+    node_selector: HashMap<String, String>,
 }
 
 impl SessionOptions {
@@ -80,6 +82,13 @@ impl SessionOptions {
         self
     }
 
+    /// Only nodes with the label `key=value` run the session; may be called several times.
+    #[must_use]
+    pub fn on_nodes_with(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.node_selector.insert(key.into(), value.into());
+        self
+    }
+
     /// The session's id and its specification on the wire.
     pub(crate) fn into_request(self) -> Result<(String, v1::SessionSpec), Error> {
         id::validate("application name", &self.application).map_err(Error::Name)?;
@@ -93,6 +102,7 @@ impl SessionOptions {
             batch_size: 1,
             priority: self.priority,
             resreq: self.resources.map(Into::into),
+            node_selector: self.node_selector,
         };
         Ok((id, spec))
     }
