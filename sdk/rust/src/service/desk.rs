@@ -73,7 +73,7 @@ impl Desk {
         }
         let worker = state.worker.take();
         drop(state);
-        worker.map(Waker::wake);
+        wake(worker);
     }
 
     /// Whether no more can be taken in for now; the stream is woken when that changes.
@@ -92,7 +92,7 @@ impl Desk {
         state.closed = true;
         let worker = state.worker.take();
         drop(state);
-        worker.map(Waker::wake);
+        wake(worker);
     }
 
     /// The next response: everything that is there. None at the end of it all.
@@ -119,7 +119,7 @@ impl Desk {
         let one_by_one = state.one_by_one;
         let worker = state.worker.take();
         drop(state);
-        worker.map(Waker::wake);
+        wake(worker);
         Poll::Ready(Some(TaskStreamResponse {
             outcomes,
             given_back,
@@ -169,7 +169,7 @@ impl Desk {
     /// Has the stream send what is there.
     pub(super) fn show(&self) {
         let stream = self.state().stream.take();
-        stream.map(Waker::wake);
+        wake(stream);
     }
 
     /// The worker has ended; what is there is the rest.
@@ -178,7 +178,7 @@ impl Desk {
         state.finished = true;
         let stream = state.stream.take();
         drop(state);
-        stream.map(Waker::wake);
+        wake(stream);
     }
 }
 
@@ -222,6 +222,12 @@ impl State {
         }
         self.outcome_bytes -= bytes;
         taken
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
     }
 }
 
