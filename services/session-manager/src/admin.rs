@@ -137,34 +137,36 @@ fn fill(file: &mut impl Read, bytes: &mut [u8]) -> std::io::Result<usize> {
 
 #[cfg(test)]
 mod tests {
-    use flame_core::config::cluster::{Storage, StorageSync};
-    use flame_core::{ApplicationName, Resources, SessionId};
+    use flame_core::config::ClusterConfig;
+    use flame_core::{ApplicationName, SessionId};
+    use flame_rpc::v1::{ApplicationSpec, SessionSpec};
     use futures::StreamExt;
     use tonic::Code;
 
     use super::*;
-    use crate::core::SessionRow;
-    use crate::store::{self, Record, Store};
+    use crate::engine::{Engine, EngineRun};
+    use crate::server::start_engine;
 
-    /// A store with more than fits into the parts that are read ahead.
-    fn large(storage: &Storage) -> Box<dyn Store> {
-        let mut store = store::open(storage, StorageSync::Normal).expect("opens");
-        store.load().expect("loads");
-        let row = SessionRow {
-            key: 1,
-            id: SessionId::new("s").expect("valid"),
-            application: ApplicationName::new("app").expect("valid"),
+    async fn on(storage: &str) -> (Engine, EngineRun, AdminService) {
+        let text = format!("cluster: {{name: t, endpoint: \"http://127.0.0.1:1\", storage: \"{storage}\"}}");
+        let config = ClusterConfig::parse(&text).expect("valid");
+        let (engine, run, readers) = start_engine(&config).expect("starts");
+        (engine, run, AdminService::new(readers.upkeep))
+    }
+
+    /// Stores more than fits into the parts that are read ahead.
+    async fn fill_store(engine: &Engine) {
+        let spec = SessionSpec {
+            application: "app".to_owned(),
             common_data: Some(Bytes::from(vec![7; 2 * PARTS_AHEAD * PART_SIZE])),
-            min_instances: 0,
-            max_instances: None,
-            priority: 0,
-            resources: Resources::DEFAULT,
-            state: flame_core::state::SessionState::Open,
-            created: 1,
-            completed: None,
+            ..SessionSpec::default()
         };
-        store.commit(&[Record::SessionCreated(row)]).expect("stores");
-        store
+        let filled = engine.write(move |core, now, fx| {
+            let app = ApplicationName::new("app").expect("valid");
+            core.register_application(&app, ApplicationSpec::default(), now, fx)?;
+            core.create_session(&SessionId::new("s").expect("valid"), spec, now, fx)
+        });
+        filled.await.expect("stored");
     }
 
     async fn backup(service: &AdminService) -> Result<ReceiverStream<Result<BackupPart, Status>>, Status> {
@@ -175,8 +177,8 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn one_backup_at_a_time_is_sent_in_parts_with_its_sum() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let store = large(&Storage::Sqlite(directory.path().join("flame.db")));
-        let service = AdminService::new(store.upkeep().expect("opens"));
+        let (engine, _run, service) = on(&format!("sqlite://{}/flame.db", directory.path().display())).await;
+        fill_store(&engine).await;
         let slow = backup(&service).await.expect("begins");
         let refused = backup(&service).await.expect_err("another is on its way");
         assert_eq!(refused.code(), Code::ResourceExhausted);
@@ -211,8 +213,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_file_a_backup_is_refused() {
-        let store = store::open(&Storage::None, StorageSync::Full).expect("opens");
-        let service = AdminService::new(store.upkeep().expect("opens"));
+        let (_engine, _run, service) = on("none").await;
         for _ in 0..2 {
             let refused = backup(&service).await.expect_err("refused");
             assert_eq!(refused.code(), Code::FailedPrecondition);

@@ -133,29 +133,20 @@ async fn look<T: Send + 'static>(
 mod tests {
     use bytes::Bytes;
     use flame_core::config::ClusterConfig;
-    use flame_core::config::cluster::{Storage, StorageSync};
     use flame_core::{ApplicationName, SessionId};
     use flame_rpc::v1::{ApplicationSpec, SessionSpec};
 
     use super::*;
-    use crate::core::{Core, CoreConfig};
-    use crate::store;
+    use crate::server::start_engine;
 
-    /// Three closed sessions, each with cancelled tasks of `5 MiB` in all; 8 MiB may stay.
-    async fn too_large(storage: &Storage) {
-        let mut store = store::open(storage, StorageSync::Normal).expect("opens");
-        let text = "cluster: {name: t, endpoint: \"http://127.0.0.1:1\", retention: {max_size: 8M}}";
-        let config = ClusterConfig::parse(text).expect("valid");
-        let core_config = CoreConfig {
-            default_resources: config.default_resources,
-            policies: config.policies,
-            limits: config.limits,
-            retention: config.retention,
-            bind_retries: config.bind_retries,
-        };
-        let snapshot = store.load().expect("loads");
-        let upkeep = store.upkeep().expect("opens");
-        let (engine, _run) = Engine::start(Core::new(core_config, snapshot), store).expect("starts");
+    /// Three closed sessions, each with cancelled tasks of 5 MiB in all; 8 MiB may stay.
+    async fn too_large(storage: &str) {
+        let config = ClusterConfig::parse(&format!(
+            "cluster: {{name: t, endpoint: \"http://127.0.0.1:1\", storage: \"{storage}\", \
+             retention: {{max_size: 8M}}}}"
+        ));
+        let (engine, _run, readers) = start_engine(&config.expect("valid")).expect("starts");
+        let upkeep = readers.upkeep;
         let filled = engine.write(|core, now, fx| {
             let app = ApplicationName::new("app").expect("valid");
             core.register_application(&app, ApplicationSpec::default(), now, fx)?;
@@ -187,15 +178,15 @@ mod tests {
             .into_iter()
             .filter_map(|session| session.metadata.map(|metadata| metadata.id))
             .collect();
-        assert_eq!(ids, ["c"], "{storage:?}");
+        assert_eq!(ids, ["c"], "{storage}");
         let size = upkeep.size().expect("measured");
-        assert!(!size.untidy && size.used <= 8 << 20, "{storage:?}: {size:?}");
+        assert!(!size.untidy && size.used <= 8 << 20, "{storage}: {size:?}");
     }
 
     #[tokio::test]
     async fn what_is_too_large_becomes_small_enough_with_every_store() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        too_large(&Storage::None).await;
-        too_large(&Storage::Sqlite(directory.path().join("flame.db"))).await;
+        too_large("none").await;
+        too_large(&format!("sqlite://{}/flame.db", directory.path().display())).await;
     }
 }
