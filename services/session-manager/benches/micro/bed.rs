@@ -132,8 +132,24 @@ impl Bed {
         }
     }
 
+    /// Starts the executors and runs what there is, so that later tasks find everything ready.
+    pub(crate) fn warm_up(&mut self) {
+        self.settle(); // starts
+        self.settle(); // hands out
+        self.finish();
+    }
+
+    /// The agents work until nothing is in their hands; returns how many tasks ended.
+    pub(crate) fn finish(&mut self) -> usize {
+        let mut ended = 0;
+        while !self.handed.is_empty() {
+            ended += self.finish_handed();
+        }
+        ended
+    }
+
     /// The agents finish everything that they have, and get what is next; returns how much that was.
-    pub(crate) fn finish_handed(&mut self) -> usize {
+    fn finish_handed(&mut self) -> usize {
         let handed = std::mem::take(&mut self.handed);
         let count = handed.len();
         let mut batches: Vec<(LinkId, Vec<TaskDone>)> = Vec::new();

@@ -50,6 +50,8 @@ impl Source {
         let mut bed = Bed::new();
         let session = bed.session(1);
         bed.nodes(NODE_CPUS);
+        bed.tasks(&session, 1);
+        bed.warm_up();
         store.commit(&bed.take_records()).expect("stores");
         Self {
             bed,
@@ -63,7 +65,7 @@ impl Source {
         while self.made.len() < size {
             self.bed.tasks(&self.session, size.div_ceil(2));
             self.bed.settle();
-            while self.bed.finish_handed() > 0 {}
+            self.bed.finish();
             self.made.extend(self.bed.take_records());
         }
         self.made.drain(..size).collect()

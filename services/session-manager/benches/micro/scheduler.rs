@@ -4,7 +4,10 @@ use criterion::{BatchSize, BenchmarkId, Criterion};
 
 use crate::bed::Bed;
 
-/// Sessions that all want every executor, with all places free and with all places taken.
+/// Half of the tasks that a session has at least.
+const MIN_TASKS: usize = 25;
+
+/// Sessions that want more executors than there are, with all places free and with all places taken.
 pub(crate) fn scheduler(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scheduler");
     group.sample_size(20);
@@ -39,12 +42,13 @@ pub(crate) fn scheduler(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Sessions that all have work for every executor, and nodes that are still empty.
+/// Sessions that together have more work than there are executors, and nodes that are still empty.
 fn crowded(sessions: usize, executors: u64) -> Bed {
+    let share = usize::try_from(executors).unwrap_or_default() / sessions;
     let mut bed = Bed::new();
     for number in 0..sessions {
         let session = bed.session(number);
-        bed.tasks(&session, 1_000);
+        bed.tasks(&session, 2 * share.max(MIN_TASKS));
     }
     bed.nodes(executors);
     bed

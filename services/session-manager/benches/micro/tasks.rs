@@ -46,29 +46,17 @@ pub(crate) fn tasks(criterion: &mut Criterion) {
                 bed.nodes(EXECUTORS);
                 // Executors are there, and it is known that tasks are short.
                 bed.tasks(&session, TASKS);
-                bed.settle();
-                finish(&mut bed);
+                bed.warm_up();
                 bed.tasks(&session, TASKS);
                 bed
             },
             |mut bed| {
                 bed.settle();
-                assert_eq!(finish(&mut bed), TASKS);
+                assert_eq!(bed.finish(), TASKS);
                 bed
             },
             BatchSize::LargeInput,
         );
     });
     group.finish();
-}
-
-/// Until nothing is left to do; returns how many tasks ended.
-fn finish(bed: &mut Bed) -> usize {
-    let mut ended = 0;
-    loop {
-        match bed.finish_handed() {
-            0 => return ended,
-            count => ended += count,
-        }
-    }
 }
