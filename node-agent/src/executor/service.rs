@@ -222,6 +222,12 @@ impl Service {
         std::future::pending().await
     }
 
+    /// Closes the connection of calls. Nobody polls it from now on, and a service that stops in
+    /// order would wait for its end.
+    pub(super) fn no_more_calls(&mut self) {
+        self.caller = None;
+    }
+
     /// Tells the service that its session is over.
     pub(super) async fn leave(&mut self) -> Result<(), String> {
         let answer = self.client.on_session_leave(EmptyRequest {}).await;

@@ -280,6 +280,7 @@ impl Serving<'_> {
     /// OnSessionLeave, unless a task still runs (a service is asked one thing at a time), and
     /// the process's end.
     async fn leave(mut self, running: bool) -> Ended {
+        self.service.no_more_calls();
         if !running {
             let leave = timeout(LEAVE_LIMIT, self.service.leave());
             tokio::select! {
