@@ -29,7 +29,7 @@ use flame_rpc::{node, v1};
 
 pub use error::CoreError;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
-pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, Node, Session, TaskPhase};
+pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, MAX_TASKS, Node, Session, TaskPhase};
 pub use requests::RequestRow;
 pub(crate) use requests::Requests;
 pub(crate) use retention::{CLOSED_EVENTS, is_small};

@@ -10,11 +10,14 @@ use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, Ta
 use flame_rpc::v1;
 
 use super::scheduler::Counted;
-use super::{LinkId, Now, Requests, metadata};
+use super::{Cordon, LinkId, Now, Requests, Stability, metadata};
 use crate::store::StoredSession;
 
 /// Number of a session, in the order of creation over the whole life of the store.
 pub type SessionKey = u64;
+
+/// Tasks that a session may have in its life: their numbers have 32 bits in the store.
+pub(crate) const MAX_TASKS: u64 = u32::MAX as u64;
 
 /// Session events that are kept; older ones are dropped.
 pub(crate) const MAX_EVENTS: usize = 100;
@@ -88,6 +91,8 @@ pub struct SessionRow {
     pub resources: Resources,
     /// Labels that its nodes have to have, as `key=value`, in order.
     pub node_labels: Arc<[String]>,
+    /// A task that runs longer on one attempt fails.
+    pub task_timeout: Option<Duration>,
     /// Whether it takes tasks.
     pub state: SessionState,
     /// Unix milliseconds.
@@ -113,6 +118,9 @@ impl SessionRow {
                 .filter_map(|label| label.split_once('='))
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
+            task_timeout_ms: self
+                .task_timeout
+                .map(|limit| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)),
         }
     }
 }
@@ -368,8 +376,15 @@ pub(crate) struct Executor {
     pub(crate) done: u64,
     /// When it last finished a task, or was given one while it had none.
     pub(crate) progress: Duration,
-    /// It was asked to give back the tasks that it has not begun, and has not answered.
-    pub(crate) recalled: bool,
+    /// How often it was asked to give back the tasks that it has not begun, and has not answered.
+    pub(crate) recalls: u32,
+    /// Tasks that were taken from it while others were before them, with their attempts: it may
+    /// have begun them meanwhile. See `cancel.rs`.
+    pub(crate) withdrawn: BTreeMap<TaskId, u64>,
+    /// What it runs is not wanted any more, so its process is ended without waiting.
+    pub(crate) give_up: bool,
+    /// The time of its tasks is watched, see `timeout.rs`.
+    pub(crate) timed: bool,
 }
 
 /// Life of an executor as the session manager sees it.
@@ -451,6 +466,10 @@ pub(crate) struct Node {
     pub(crate) epoch: u64,
     /// Its agent is stopping.
     pub(crate) draining: bool,
+    /// Somebody took it out of service.
+    pub(crate) cordon: Option<Cordon>,
+    /// Whether its link is stable.
+    pub(crate) stability: Stability,
     pub(crate) last_heard: Duration,
     pub(crate) last_heard_wall: i64,
     pub(crate) executors: BTreeSet<ExecutorId>,
@@ -461,6 +480,11 @@ pub(crate) struct Node {
 impl Node {
     /// Whether it may be given executors and tasks.
     pub(crate) fn takes_work(&self) -> bool {
+        self.is_ready() && self.cordon.is_none() && !self.stability.is_held()
+    }
+
+    /// Whether it could be given work if nobody minded.
+    pub(crate) fn is_ready(&self) -> bool {
         self.state == NodeState::Ready && self.link.is_some() && !self.draining
     }
 
@@ -474,14 +498,26 @@ impl Node {
             NodeState::Suspect => LOST_AFTER,
             NodeState::Lost | NodeState::Left => FORGET_AFTER,
         };
-        Some((self.last_heard + limit).max(now.mono))
+        let silence = self.last_heard + limit;
+        let next = self.stability.held_until().map_or(silence, |held| held.min(silence));
+        Some(next.max(now.mono))
     }
 
-    pub(crate) fn view(&self) -> v1::Node {
-        let state = if self.takes_work() {
+    pub(crate) fn view(&self, now: Now) -> v1::Node {
+        let state = if self.is_ready() {
             v1::NodeState::Ready
         } else {
             v1::NodeState::NotReady
+        };
+        let phase = match self.state {
+            NodeState::Ready => v1::NodePhase::Ready,
+            NodeState::Suspect => v1::NodePhase::Suspect,
+            NodeState::Lost => v1::NodePhase::Lost,
+            NodeState::Left => v1::NodePhase::Left,
+        };
+        let wall_at = |mono: Duration| {
+            let left = mono.saturating_sub(now.mono).as_millis();
+            now.wall.saturating_add(i64::try_from(left).unwrap_or(i64::MAX))
         };
         let address = |address: &String| v1::NodeAddress {
             r#type: "InternalIP".to_owned(),
@@ -502,6 +538,12 @@ impl Node {
                 }),
                 addresses: self.hello.addresses.iter().map(address).collect(),
                 last_heartbeat_time: self.last_heard_wall,
+                phase: phase.into(),
+                cordoned: self.cordon.is_some(),
+                draining: self.draining || self.cordon.as_ref().is_some_and(|cordon| cordon.drain),
+                executors: u32::try_from(self.executors.len()).unwrap_or(u32::MAX),
+                held_until: self.stability.held_until().map(wall_at),
+                cordon_reason: self.cordon.as_ref().and_then(|cordon| cordon.reason.clone()),
             }),
         }
     }

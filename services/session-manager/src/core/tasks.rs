@@ -9,8 +9,8 @@ use flame_core::{ExecutorId, TaskId};
 use flame_rpc::node::{self, to_agent::Message};
 
 use super::{
-    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, Now, Session, SessionKey, TaskKey, TaskPhase,
-    TaskRow,
+    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, MAX_TASKS, Now, Session, SessionKey, TaskKey,
+    TaskPhase, TaskRow,
 };
 use crate::store::Record;
 
@@ -30,16 +30,24 @@ impl Core {
         fx: &mut Effects,
     ) -> Result<TaskRow, CoreError> {
         let key = self.session_key(session)?;
-        let row = self.open_session_mut(session)?.add_task(input, now);
+        let row = self.session_for_tasks(session, 1)?.add_task(input, now);
         fx.records.push(Record::TaskCreated(row.clone()));
         self.touched.insert(key);
         Ok(row)
     }
 
-    fn open_session_mut(&mut self, id: &str) -> Result<&mut Session, CoreError> {
+    /// Session `id` if it takes `count` more tasks.
+    fn session_for_tasks(&mut self, id: &str, count: usize) -> Result<&mut Session, CoreError> {
         let key = self.session_key(id)?;
         let found = self.sessions.get_mut(&key).filter(|s| s.is_open());
-        found.ok_or_else(|| CoreError::Invalid(format!("session {id} is not open")))
+        let found = found.ok_or_else(|| CoreError::Invalid(format!("session {id} is not open")))?;
+        if found.last_task.saturating_add(count as u64) > MAX_TASKS {
+            return Err(CoreError::Invalid(format!(
+                "session {id} has had {} tasks, and can have {MAX_TASKS}; open another one",
+                found.last_task
+            )));
+        }
+        Ok(found)
     }
 
     /// Adds many tasks to an open session; returns the first one's number.
@@ -54,7 +62,7 @@ impl Core {
         fx: &mut Effects,
     ) -> Result<TaskId, CoreError> {
         let key = self.session_key(session)?;
-        let found = self.open_session_mut(session)?;
+        let found = self.session_for_tasks(session, inputs.len())?;
         let first = found.last_task + 1;
         let rows = inputs.into_iter().map(|input| found.add_task(input, now));
         fx.records.extend(rows.map(Record::TaskCreated));

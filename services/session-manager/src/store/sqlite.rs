@@ -18,8 +18,8 @@ use super::backup;
 use super::upkeep::{self, SqliteUpkeep};
 use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader, Upkeep};
 use crate::core::{
-    Application, CLOSED_EVENTS, MAX_EVENTS, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
-    is_small, node_labels,
+    Application, CLOSED_EVENTS, MAX_EVENTS, MAX_TASKS, RequestRow, SessionEvent, SessionKey, SessionRow,
+    TaskRow, is_small, node_labels,
 };
 
 /// Formats of the file, each with the statements that lead to it from the one before.
@@ -73,10 +73,60 @@ pub(super) const MIGRATIONS: &[&str] = &[
         FROM tasks WHERE session = sessions.key
     ) WHERE state = 1;
 ",
+    // A row's place is one number (see `place`), which SQLite finds without looking into rows, and
+    // large payloads are beside the rows, so that neither a search nor the end of a task touches them.
+    "
+    CREATE TABLE rows (
+        key INTEGER PRIMARY KEY, state INTEGER NOT NULL, created INTEGER NOT NULL, started INTEGER,
+        finished INTEGER, end INTEGER, message TEXT, input BLOB, output BLOB
+    );
+    CREATE TABLE large_inputs (key INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    CREATE TABLE large_outputs (key INTEGER PRIMARY KEY, data BLOB NOT NULL);
+    INSERT INTO rows SELECT session << 32 | id, state, created, started, finished, session << 32 | sequence,
+        message, iif(length(input) > 1024, NULL, input), iif(length(output) > 1024, NULL, output) FROM tasks;
+    INSERT INTO large_inputs SELECT session << 32 | id, input FROM tasks WHERE length(input) > 1024;
+    INSERT INTO large_outputs SELECT session << 32 | id, output FROM tasks WHERE length(output) > 1024;
+    DROP TABLE tasks;
+    ALTER TABLE rows RENAME TO tasks;
+    CREATE UNIQUE INDEX tasks_end ON tasks (end) WHERE end IS NOT NULL;
+",
 ];
+
+/// Payloads above that many bytes are beside the rows. Part of the file's format.
+const LARGE: usize = 1024;
+
+/// Bits of a place that number the tasks of a session.
+const TASK_BITS: u32 = TaskId::BITS - MAX_TASKS.leading_zeros();
+
+/// Where a task, or the `number`th end of a session's tasks, is: one number for both.
+pub(super) fn place(session: SessionKey, number: u64) -> u64 {
+    session << TASK_BITS | number
+}
+
+/// The places of a session after `number`: more than the first and less than the second.
+pub(super) fn places_after(session: SessionKey, number: u64) -> (u64, u64) {
+    (place(session, number.min(MAX_TASKS)), place(session + 1, 0))
+}
+
+/// The number within the session, of a place.
+fn number_at(place: u64) -> u64 {
+    place & MAX_TASKS
+}
 
 /// How long a reader waits for a lock. Writers never wait: there is only one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the writer asks of SQLite: 8 MiB of the file in memory (the default's 2 MiB hold less than
+/// what is written between two checkpoints), checkpoints after 16 MiB instead of 4 (each costs two
+/// syncs), and a log that does not keep the size it had in the worst moment.
+const PRAGMAS: [(&str, i64); 3] = [
+    ("cache_size", -8192),
+    ("wal_autocheckpoint", 4096),
+    ("journal_size_limit", 32 << 20),
+];
+
+/// Prepared statements that are kept: all that there are.
+const STATEMENTS: usize = 64;
 
 /// See the module's text.
 #[derive(Debug)]
@@ -120,6 +170,10 @@ impl SqliteStore {
         connection
             .pragma_update(None, "synchronous", level)
             .map_err(failed)?;
+        for (name, value) in PRAGMAS {
+            connection.pragma_update(None, name, value).map_err(failed)?;
+        }
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         backup::remove_leftover(path);
         let mut store = Self {
             path: path.to_path_buf(),
@@ -248,6 +302,14 @@ pub(super) fn meta<T: rusqlite::types::FromSql>(connection: &Connection, name: &
     connection.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get(0))
 }
 
+/// A payload that goes into the row, or one that goes beside it.
+fn by_size(payload: Option<&[u8]>) -> (Option<&[u8]>, Option<&[u8]>) {
+    match payload {
+        Some(data) if data.len() > LARGE => (None, Some(data)),
+        other => (other, None),
+    }
+}
+
 fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()> {
     let run = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
         transaction.prepare_cached(sql)?.execute(values).map(|_| ())
@@ -298,24 +360,37 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
             "INSERT INTO session_events VALUES (?, ?, ?, ?)",
             params![key, event.code, event.message, event.time],
         ),
-        Record::TaskCreated(row) => run(
-            "INSERT INTO tasks (session, id, state, created, input) VALUES (?, ?, 0, ?, ?)",
-            params![row.session, row.id, row.created, row.input.as_deref()],
-        ),
-        Record::TaskFinished(row) => run(
-            "UPDATE tasks SET state = ?, started = ?, finished = ?, output = ?, message = ?, sequence = ? \
-             WHERE session = ? AND id = ?",
-            params![
-                row.state.code(),
-                row.started,
-                row.finished,
-                row.output.as_deref(),
-                row.message,
-                row.sequence,
-                row.session,
-                row.id
-            ],
-        ),
+        Record::TaskCreated(row) => {
+            let key = place(row.session, row.id);
+            let (small, large) = by_size(row.input.as_deref());
+            if let Some(data) = large {
+                run("INSERT INTO large_inputs VALUES (?, ?)", params![key, data])?;
+            }
+            run(
+                "INSERT INTO tasks (key, state, created, input) VALUES (?, 0, ?, ?)",
+                params![key, row.created, small],
+            )
+        }
+        Record::TaskFinished(row) => {
+            let key = place(row.session, row.id);
+            let (small, large) = by_size(row.output.as_deref());
+            if let Some(data) = large {
+                run("INSERT INTO large_outputs VALUES (?, ?)", params![key, data])?;
+            }
+            run(
+                "UPDATE tasks SET state = ?, started = ?, finished = ?, end = ?, message = ?, output = ? \
+                 WHERE key = ?",
+                params![
+                    row.state.code(),
+                    row.started,
+                    row.finished,
+                    row.sequence.map(|number| place(row.session, number)),
+                    row.message,
+                    small,
+                    key
+                ],
+            )
+        }
         Record::RequestAnswered { row, forgotten } => {
             if let Some(id) = forgotten {
                 run(
@@ -420,13 +495,15 @@ fn session_row(row: &Row<'_>) -> Result<SessionRow, StoreError> {
 /// What only an open session needs: its open tasks, its requests, and the numbers that are stored
 /// when it is closed.
 fn load_tasks(transaction: &Transaction<'_>, stored: &mut StoredSession) -> rusqlite::Result<()> {
-    let mut counts = transaction
-        .prepare_cached("SELECT state, count(*), max(id) FROM tasks WHERE session = ? GROUP BY state")?;
+    let mut counts = transaction.prepare_cached(
+        "SELECT state, count(*), max(key) FROM tasks WHERE key > ? AND key < ? GROUP BY state",
+    )?;
     stored.requests = load_requests(transaction, stored.row.key)?;
-    let mut rows = counts.query([stored.row.key])?;
+    let all = places_after(stored.row.key, 0);
+    let mut rows = counts.query(all)?;
     while let Some(row) = rows.next()? {
         let (state, count): (i32, u64) = (row.get(0)?, row.get(1)?);
-        stored.last_task = stored.last_task.max(row.get(2)?);
+        stored.last_task = stored.last_task.max(number_at(row.get(2)?));
         match TaskState::from_code(state) {
             Some(TaskState::Succeed) => stored.succeeded = count,
             Some(TaskState::Failed) => stored.failed = count,
@@ -434,13 +511,15 @@ fn load_tasks(transaction: &Transaction<'_>, stored: &mut StoredSession) -> rusq
             _ => {}
         }
     }
-    let mut open =
-        transaction.prepare_cached("SELECT id, created, input FROM tasks WHERE session = ? AND state = 0")?;
-    let mut rows = open.query([stored.row.key])?;
+    let sql = format!(
+        "SELECT key, created, {INPUT} FROM tasks WHERE key > ? AND key < ? AND state = 0 ORDER BY key"
+    );
+    let mut open = transaction.prepare_cached(&sql)?;
+    let mut rows = open.query(all)?;
     while let Some(row) = rows.next()? {
         stored.open.push(TaskRow {
             session: stored.row.key,
-            id: row.get(0)?,
+            id: number_at(row.get(0)?),
             state: TaskState::Pending,
             created: row.get(1)?,
             started: None,
@@ -497,20 +576,28 @@ fn bytes(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Bytes>> {
         .map(|bytes| bytes.map(Bytes::from))
 }
 
-const TASK_COLUMNS: &str = "session, id, state, created, started, finished, input, output, message, sequence";
+/// A task's input and output, wherever they are.
+const INPUT: &str = "coalesce(input, (SELECT data FROM large_inputs WHERE large_inputs.key = tasks.key))";
+const OUTPUT: &str = "coalesce(output, (SELECT data FROM large_outputs WHERE large_outputs.key = tasks.key))";
+
+/// What [`task_row`] reads.
+fn task_columns() -> String {
+    format!("key, state, created, started, finished, end, message, {INPUT}, {OUTPUT}")
+}
 
 fn task_row(row: &Row<'_>) -> rusqlite::Result<TaskRow> {
+    let key: u64 = row.get(0)?;
     Ok(TaskRow {
-        session: row.get(0)?,
-        id: row.get(1)?,
-        state: TaskState::from_code(row.get(2)?).unwrap_or(TaskState::Failed),
-        created: row.get(3)?,
-        started: row.get(4)?,
-        finished: row.get(5)?,
-        input: bytes(row, 6)?,
-        output: bytes(row, 7)?,
-        message: row.get(8)?,
-        sequence: row.get(9)?,
+        session: key >> TASK_BITS,
+        id: number_at(key),
+        state: TaskState::from_code(row.get(1)?).unwrap_or(TaskState::Failed),
+        created: row.get(2)?,
+        started: row.get(3)?,
+        finished: row.get(4)?,
+        sequence: row.get::<_, Option<u64>>(5)?.map(number_at),
+        message: row.get(6)?,
+        input: bytes(row, 7)?,
+        output: bytes(row, 8)?,
     })
 }
 
@@ -518,10 +605,16 @@ impl TaskReader for SqliteReader {
     fn task(&self, session: SessionKey, id: TaskId) -> Result<Option<TaskRow>, StoreError> {
         let failed = io("read a task");
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let sql = format!("SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND id = ? AND state >= 2");
+        if id > MAX_TASKS {
+            return Ok(None);
+        }
+        let sql = format!(
+            "SELECT {} FROM tasks WHERE key = ? AND state >= 2",
+            task_columns()
+        );
         let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
         statement
-            .query_row(params![session, id], task_row)
+            .query_row([place(session, id)], task_row)
             .optional()
             .map_err(&failed)
     }
@@ -543,16 +636,16 @@ impl TaskReader for SqliteReader {
     }
 
     fn ends(&self, session: SessionKey, after: u64, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
-        self.page("sequence", session, after, limit)
+        self.page("end", session, after, limit)
     }
 
     fn tasks(&self, session: SessionKey, after: TaskId, limit: usize) -> Result<Vec<TaskRow>, StoreError> {
-        self.page("id", session, after, limit)
+        self.page("key", session, after, limit)
     }
 }
 
 impl SqliteReader {
-    /// Ended tasks in the order of `column`, which is `id` or `sequence`.
+    /// Ended tasks in the order of `column`, which is `key` or `end`.
     fn page(
         &self,
         column: &str,
@@ -563,11 +656,13 @@ impl SqliteReader {
         let failed = io("read tasks");
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
         let sql = format!(
-            "SELECT {TASK_COLUMNS} FROM tasks WHERE session = ? AND {column} > ? AND state >= 2 ORDER BY {column} LIMIT ?"
+            "SELECT {} FROM tasks WHERE {column} > ? AND {column} < ? AND state >= 2 ORDER BY {column} LIMIT ?",
+            task_columns()
         );
+        let (from, to) = places_after(session, after);
         let mut statement = connection.prepare_cached(&sql).map_err(&failed)?;
         let rows = statement
-            .query_map(params![session, after, limit], task_row)
+            .query_map(params![from, to, limit], task_row)
             .map_err(&failed)?;
         rows.collect::<rusqlite::Result<Vec<_>>>().map_err(&failed)
     }

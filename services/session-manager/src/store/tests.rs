@@ -213,7 +213,7 @@ fn a_file_of_a_later_version_is_refused() {
         .expect("refused")
         .to_string();
     assert!(
-        error.contains("has format 99") && error.contains("up to 4"),
+        error.contains("has format 99") && error.contains("up to 5"),
         "{error}"
     );
 }
@@ -286,7 +286,7 @@ fn a_file_of_the_first_format_is_brought_up_to_date() {
     old.execute_batch(
         "INSERT INTO sessions VALUES (1, 's1', x'', 1, 10, 20), (2, 's2', x'', 1, 10, 20);
          INSERT INTO tasks VALUES
-            (1, 1, 2, 10, 11, 19, NULL, NULL, NULL), (1, 2, 3, 10, 11, 12, NULL, NULL, 'why'),
+            (1, 1, 2, 10, 11, 19, x'01', zeroblob(5000), NULL), (1, 2, 3, 10, 11, 12, NULL, NULL, 'why'),
             (1, 3, 0, 10, NULL, NULL, NULL, NULL, NULL), (2, 1, 2, 10, 11, 12, NULL, NULL, NULL);
          PRAGMA user_version = 1;",
     )
@@ -300,4 +300,48 @@ fn a_file_of_the_first_format_is_brought_up_to_date() {
     };
     assert_eq!(ends(1), [(Some(1), 2), (Some(2), 1)]);
     assert_eq!(ends(2), [(Some(1), 1)]);
+    let kept = reader.task(1, 1).expect("reads").expect("is there");
+    assert_eq!(kept.input.as_deref(), Some(&[1][..]));
+    assert_eq!(kept.output.map(|output| output.len()), Some(5000));
+}
+
+#[test]
+fn payloads_of_all_sizes_are_kept_and_go_with_their_session() {
+    each_engine(|mut store| {
+        store.load().expect("loads");
+        store
+            .commit(&[Record::SessionCreated(session(1))])
+            .expect("stores");
+        let sizes = [0, 1, 1024, 1025, 300_000];
+        let payload = |size: usize, byte: u8| Some(Bytes::from(vec![byte; size]));
+        for (id, size) in (1..).zip(sizes) {
+            let created = TaskRow {
+                input: payload(size, 1),
+                ..task(1, id)
+            };
+            let finished = TaskRow {
+                input: payload(size, 1),
+                output: payload(sizes[4 - (id as usize - 1)], 2),
+                ..ended(1, id, TaskState::Succeed)
+            };
+            let records = [
+                Record::TaskCreated(created),
+                Record::TaskFinished(Arc::new(finished.clone())),
+            ];
+            store.commit(&records).expect("stores");
+            let reader = store.reader().expect("opens");
+            assert_eq!(reader.task(1, id).expect("reads"), Some(finished.clone()));
+            assert_eq!(
+                reader.ends(1, id - 1, 1).expect("reads"),
+                [finished],
+                "{size} bytes"
+            );
+        }
+        let payloads: u64 = sizes.iter().map(|size| 2 * *size as u64).sum();
+        let upkeep = store.upkeep().expect("opens");
+        assert!(upkeep.session_size(1).expect("measured") >= payloads);
+        store.commit(&[Record::SessionRemoved(1)]).expect("stores");
+        tidy(store.as_mut());
+        assert!(upkeep.session_size(1).expect("measured") < 1024);
+    });
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
-use super::sqlite::{io, open_to_read};
+use super::sqlite::{io, open_to_read, place, places_after};
 use super::{Backup, StateSize, StoreError, Upkeep, backup};
 use crate::core::SessionKey;
 
@@ -86,11 +86,14 @@ impl Upkeep for SqliteUpkeep {
     fn session_size(&self, session: SessionKey) -> Result<u64, StoreError> {
         let failed = io("measure a session");
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let sum = "SELECT coalesce(sum(coalesce(length(input), 0) + coalesce(length(output), 0) \
-                   + coalesce(length(message), 0) + ?), 0) FROM tasks WHERE session = ?";
+        let sum = "SELECT coalesce((SELECT sum(coalesce(length(input), 0) + coalesce(length(output), 0) \
+                       + coalesce(length(message), 0) + ?3) FROM tasks WHERE key > ?1 AND key < ?2), 0) \
+                   + coalesce((SELECT sum(length(data)) FROM large_inputs WHERE key > ?1 AND key < ?2), 0) \
+                   + coalesce((SELECT sum(length(data)) FROM large_outputs WHERE key > ?1 AND key < ?2), 0)";
         let mut statement = connection.prepare_cached(sum).map_err(&failed)?;
+        let (from, to) = places_after(session, 0);
         statement
-            .query_row(params![TASK_OVERHEAD, session], |row| row.get(0))
+            .query_row(params![from, to, TASK_OVERHEAD], |row| row.get(0))
             .map_err(&failed)
     }
 
@@ -118,9 +121,15 @@ fn shrink(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 
 fn delete_slice(transaction: &Transaction<'_>, session: SessionKey) -> rusqlite::Result<()> {
     if let Some(last) = end_of_slice(transaction, session)? {
-        transaction
-            .prepare_cached("DELETE FROM tasks WHERE session = ? AND id <= ?")?
-            .execute(params![session, last])?;
+        for sql in [
+            "DELETE FROM large_inputs WHERE key >= ? AND key <= ?",
+            "DELETE FROM large_outputs WHERE key >= ? AND key <= ?",
+            "DELETE FROM tasks WHERE key >= ? AND key <= ?",
+        ] {
+            transaction
+                .prepare_cached(sql)?
+                .execute(params![place(session, 0), last])?;
+        }
         return Ok(());
     }
     for sql in [
@@ -133,13 +142,15 @@ fn delete_slice(transaction: &Transaction<'_>, session: SessionKey) -> rusqlite:
     Ok(())
 }
 
-/// The last task of the next slice of `session`, if there is one.
+/// The place of the last task of the next slice of `session`, if there is one.
 fn end_of_slice(transaction: &Transaction<'_>, session: SessionKey) -> rusqlite::Result<Option<u64>> {
     let mut statement = transaction.prepare_cached(
-        "SELECT id, coalesce(length(input), 0) + coalesce(length(output), 0) FROM tasks WHERE session = ? \
-         ORDER BY id LIMIT ?",
+        "SELECT key, coalesce(length(input), (SELECT length(data) FROM large_inputs AS i WHERE i.key = tasks.key), 0) \
+         + coalesce(length(output), (SELECT length(data) FROM large_outputs AS o WHERE o.key = tasks.key), 0) \
+         FROM tasks WHERE key > ? AND key < ? ORDER BY key LIMIT ?",
     )?;
-    let mut rows = statement.query(params![session, SLICE_TASKS])?;
+    let (from, to) = places_after(session, 0);
+    let mut rows = statement.query(params![from, to, SLICE_TASKS])?;
     let (mut last, mut bytes) = (None, 0);
     while let Some(row) = rows.next()? {
         if bytes >= SLICE_BYTES {
