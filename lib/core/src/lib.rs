@@ -6,6 +6,7 @@ pub mod event;
 pub mod fsutil;
 pub mod id;
 pub mod label;
+pub mod lifecycle;
 pub mod resources;
 pub mod size;
 pub mod state;

@@ -4,6 +4,7 @@
 pub mod logging;
 pub mod manager;
 pub mod notify;
+mod text;
 
 pub use manager::Systemd;
 pub use notify::Notifier;

@@ -3,16 +3,22 @@
 use std::io::IsTerminal;
 use std::path::Path;
 
+use tracing::Metadata;
 use tracing_journald::{Priority, PriorityMappings};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::text::{MESSAGE_ID, TextFields};
 
 /// Variables that hold a filter, the first that is set wins.
 const FILTER_VARIABLES: [&str; 2] = ["FLAME_LOG", "RUST_LOG"];
 
 /// Fields appear in the journal as `FLAME_SESSION=...`, so that `journalctl FLAME_SESSION=s1` finds
-/// the lines of one session on a node whatever unit wrote them.
+/// the lines of one session on a node whatever unit wrote them. The fields of events that have a
+/// `message_id` (see `flame_core::lifecycle`) appear under their own names, because `MESSAGE_ID` is
+/// one of the journal's: such events call theirs `flame_session` and so on.
 const FIELD_PREFIX: &str = "FLAME";
 
 /// Logging could not be set up.
@@ -58,23 +64,13 @@ pub fn init(default_filter: &str) -> Result<(), LoggingError> {
     let registry = tracing_subscriber::registry().with(filter);
     // Whether stderr is the journal matters for the time stamps: journald has its own.
     let journal = match output {
-        Output::Journal => tracing_journald::layer().ok(),
+        Output::Journal => tracing_journald::layer().ok().zip(tracing_journald::layer().ok()),
         Output::Stderr { .. } => None,
     };
     match (journal, output) {
-        (Some(layer), _) => registry
-            .with(
-                layer
-                    .with_field_prefix(Some(FIELD_PREFIX.to_owned()))
-                    .with_syslog_identifier(identifier())
-                    .with_priority_mappings(PriorityMappings {
-                        error: Priority::Error,
-                        warn: Priority::Warning,
-                        info: Priority::Informational,
-                        debug: Priority::Debug,
-                        trace: Priority::Debug,
-                    }),
-            )
+        (Some((lines, events)), _) => registry
+            .with(journal_layer(lines, Some(FIELD_PREFIX)).with_filter(filter_fn(|line| !is_event(line))))
+            .with(journal_layer(events, None).with_filter(filter_fn(is_event)))
             .try_init(),
         (None, Output::Journal) => registry.with(text(false).without_time()).try_init(),
         (None, Output::Stderr { colour }) => registry.with(text(colour)).try_init(),
@@ -82,15 +78,33 @@ pub fn init(default_filter: &str) -> Result<(), LoggingError> {
     .map_err(LoggingError::Twice)
 }
 
+fn journal_layer(layer: tracing_journald::Layer, prefix: Option<&str>) -> tracing_journald::Layer {
+    layer
+        .with_field_prefix(prefix.map(str::to_owned))
+        .with_syslog_identifier(identifier())
+        .with_priority_mappings(PriorityMappings {
+            error: Priority::Error,
+            warn: Priority::Warning,
+            info: Priority::Informational,
+            debug: Priority::Debug,
+            trace: Priority::Debug,
+        })
+}
+
+fn is_event(line: &Metadata<'_>) -> bool {
+    line.fields().field(MESSAGE_ID).is_some()
+}
+
 fn text<S>(
     colour: bool,
 ) -> tracing_subscriber::fmt::Layer<
     S,
-    tracing_subscriber::fmt::format::DefaultFields,
+    TextFields,
     tracing_subscriber::fmt::format::Format,
     fn() -> std::io::Stderr,
 > {
     tracing_subscriber::fmt::layer()
+        .fmt_fields(TextFields::default())
         .with_writer(std::io::stderr as fn() -> std::io::Stderr)
         .with_ansi(colour)
         .with_target(false)
