@@ -238,16 +238,17 @@ impl Books {
     }
 
     /// Takes the tasks out that the service gives back on the oldest recall: the last ones of
-    /// those sent before it. None if they are not.
+    /// those sent before it. None if they are not; then the recall is still to be answered.
     fn give_back(&mut self, task_ids: &[u64]) -> Option<Vec<TaskAttempt>> {
-        let recall = self.recalls.pop_front()?;
-        let sent_after = usize::try_from(self.total - recall.total).ok()?;
+        let recall = self.recalls.front()?;
+        let sent_after = usize::try_from(self.total.checked_sub(recall.total)?).ok()?;
         let end = self.sent.len().checked_sub(sent_after)?;
         let begin = end.checked_sub(task_ids.len())?;
         let given_back = self.sent.range(begin..end);
         if !given_back.map(|task| task.task_id).eq(task_ids.iter().copied()) {
             return None;
         }
+        let recall = self.recalls.pop_front()?;
         let mut attempts = Vec::with_capacity(task_ids.len() + recall.unsent.len());
         for task in self.sent.drain(begin..end) {
             self.sent_bytes -= input_bytes(&task);

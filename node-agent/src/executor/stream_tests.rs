@@ -151,3 +151,20 @@ fn what_was_not_sent_or_not_recalled_cannot_be_given_back() {
         assert!(books.apply(given_back(wrong)).is_err(), "{wrong:?}");
     }
 }
+
+/// What was recalled before it was sent must not be forgotten with a wrong answer.
+#[test]
+fn a_recall_with_a_wrong_answer_is_still_to_be_answered() {
+    let mut books = sent(1..=2);
+    recall(&mut books, &[9]);
+    assert!(books.apply(given_back(&[7])).is_err());
+    assert_eq!(books.recalls.len(), 1);
+    assert_eq!(ids(books.recalls.remove(0).expect("one").unsent), [9]);
+    // As after outcomes that overtook the answer.
+    let mut books = sent(1..=1);
+    recall(&mut books, &[9]);
+    books.take(&mut queue([2]));
+    books.apply(outcomes([1, 2])).expect("in order");
+    assert!(books.apply(given_back(&[])).is_err());
+    assert_eq!(books.recalls.len(), 1);
+}

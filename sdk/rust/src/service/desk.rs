@@ -27,10 +27,9 @@ pub(super) struct Desk(Mutex<State>);
 struct State {
     waiting: VecDeque<StreamedTask>,
     waiting_bytes: usize,
-    outcomes: VecDeque<TaskOutcome>,
+    /// What has happened and is not told.
+    news: VecDeque<News>,
     outcome_bytes: usize,
-    /// Answers to recalls.
-    given_back: VecDeque<GivenBack>,
     /// The other side takes no larger response; 0 until it has said so.
     max_response_size: usize,
     one_by_one: bool,
@@ -41,6 +40,13 @@ struct State {
     /// Who is waiting; the stream only for what [`Desk::show`] shows.
     stream: Option<Waker>,
     worker: Option<Waker>,
+}
+
+/// What the other side is to be told, in the order in which it happened: it counts on that.
+enum News {
+    Outcome(TaskOutcome),
+    /// The answer to a recall.
+    GivenBack(GivenBack),
 }
 
 /// What the worker finds.
@@ -69,7 +75,7 @@ impl Desk {
         if request.recall {
             state.waiting_bytes = 0;
             let task_ids = state.waiting.drain(..).map(|task| task.task_id).collect();
-            state.given_back.push_back(GivenBack { task_ids });
+            state.news.push_back(News::GivenBack(GivenBack { task_ids }));
         }
         let worker = state.worker.take();
         drop(state);
@@ -99,10 +105,7 @@ impl Desk {
     pub(super) fn poll_response(&self, cx: &Context<'_>) -> Poll<Option<TaskStreamResponse>> {
         let mut state = self.state();
         let outcomes = state.take_outcomes();
-        let given_back = match state.outcomes.is_empty() {
-            true => state.given_back.pop_front(),
-            false => None,
-        };
+        let given_back = state.take_given_back();
         if outcomes.is_empty() && given_back.is_none() {
             if state.finished {
                 return Poll::Ready(None);
@@ -161,7 +164,7 @@ impl Desk {
             });
         }
         state.outcome_bytes += outcome_bytes(&outcome);
-        state.outcomes.push_back(outcome);
+        state.news.push_back(News::Outcome(outcome));
         state.one_by_one = one_by_one;
         !state.waiting.is_empty()
     }
@@ -205,23 +208,34 @@ impl State {
         Next::Task(task)
     }
 
+    /// Outcomes for one response.
     fn take_outcomes(&mut self) -> Vec<TaskOutcome> {
-        if self.outcome_bytes <= RESPONSE_BYTES {
-            self.outcome_bytes = 0;
-            return self.outcomes.drain(..).collect();
-        }
         let mut taken = Vec::new();
         let mut bytes = 0;
-        while let Some(outcome) = self.outcomes.front() {
+        while let Some(News::Outcome(outcome)) = self.news.front() {
             let more = outcome_bytes(outcome);
             if bytes + more > RESPONSE_BYTES && !taken.is_empty() {
                 break;
             }
             bytes += more;
-            taken.extend(self.outcomes.pop_front());
+            if let Some(News::Outcome(outcome)) = self.news.pop_front() {
+                taken.push(outcome);
+            }
         }
         self.outcome_bytes -= bytes;
         taken
+    }
+
+    /// The answer to a recall, if everything before it has been told.
+    fn take_given_back(&mut self) -> Option<GivenBack> {
+        match self.news.pop_front() {
+            Some(News::GivenBack(given_back)) => Some(given_back),
+            Some(outcome) => {
+                self.news.push_front(outcome);
+                None
+            }
+            None => None,
+        }
     }
 }
 
@@ -239,4 +253,45 @@ pub(super) fn outcome_bytes(outcome: &TaskOutcome) -> usize {
     outcome.output.as_ref().map_or(0, bytes::Bytes::len)
         + outcome.message.as_ref().map_or(0, String::len)
         + ENVELOPE
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn outcome(task_id: u64) -> TaskOutcome {
+        TaskOutcome {
+            task_id,
+            output: Some(Bytes::from(vec![7; RESPONSE_BYTES])),
+            ..TaskOutcome::default()
+        }
+    }
+
+    /// The node agent counts back from what it sent last, so an outcome of a task that came after
+    /// the recall must not overtake the answer, however large the outcomes before it are.
+    #[test]
+    fn the_answer_to_a_recall_keeps_its_place_among_large_outcomes() {
+        let desk = Desk::default();
+        desk.put(outcome(1), false);
+        desk.put(outcome(2), false);
+        desk.take_in(TaskStreamRequest {
+            recall: true,
+            ..TaskStreamRequest::default()
+        });
+        desk.put(outcome(3), false);
+        let mut told = Vec::new();
+        let cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Some(response)) = desk.poll_response(&cx) {
+            told.extend(
+                response
+                    .outcomes
+                    .iter()
+                    .map(|outcome| outcome.task_id.to_string()),
+            );
+            told.extend(response.given_back.map(|_| "recall".to_owned()));
+        }
+        assert_eq!(told, ["1", "2", "recall", "3"]);
+    }
 }
