@@ -1,5 +1,6 @@
 //! `flame-cluster.yaml`: the configuration of the daemons.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ const KEYS: &[&str] = &[
     "cluster.recovery",
     "cluster.recovery.session",
     "cluster.recovery.session.retry_limits",
+    "cluster.recovery.task",
+    "cluster.recovery.task.max_retries",
+    "cluster.metrics",
+    "cluster.metrics.listen",
     "cluster.tls",
     "cluster.tls.cert_file",
     "cluster.tls.key_file",
@@ -69,6 +74,13 @@ const DEFAULT_MAX_SIZE: u64 = 10 << 30;
 const UNLIMITED: &str = "unlimited";
 /// Failures to bind after which a session gets no new executors.
 const DEFAULT_BIND_RETRIES: u32 = 5;
+/// How often a service may die under one task before the task fails.
+const DEFAULT_TASK_RETRIES: u32 = 3;
+/// The port of metrics is that of the Frontend plus this: far enough from it that neighbouring ports
+/// are free for further session managers.
+const METRICS_PORT_DISTANCE: u16 = 1_000;
+/// What stands for "no metrics" in `cluster.metrics.listen`.
+const NO_METRICS: &str = "none";
 /// Largest message on any link, in bytes.
 const DEFAULT_MAX_MESSAGE_SIZE: u64 = 64 << 20;
 /// Smallest and largest value that `cluster.limits.max_message_size` takes, in bytes.
@@ -101,6 +113,10 @@ pub struct ClusterConfig {
     pub retention: Retention,
     /// Failures to bind after which a session gets no new executors.
     pub bind_retries: u32,
+    /// How often a service may die under one task before the task fails.
+    pub task_retries: u32,
+    /// Where the session manager serves its metrics and its health over HTTP, if it does.
+    pub metrics: Option<SocketAddr>,
     /// TLS of the Frontend and the node link.
     pub tls: Option<Tls>,
     /// The object cache, if there is one.
@@ -234,6 +250,8 @@ impl ClusterConfig {
                 "cluster.tls is set, so the endpoint must be https",
             ));
         }
+        let recovery = cluster.recovery.unwrap_or_default();
+        let metrics = metrics(cluster.metrics.and_then(|metrics| metrics.listen), endpoint.port)?;
         Ok(Self {
             name: cluster.name,
             endpoint,
@@ -274,11 +292,12 @@ impl ClusterConfig {
             },
             limits: limits(cluster.limits.unwrap_or_default())?,
             retention: retention(cluster.retention.unwrap_or_default())?,
-            bind_retries: cluster
-                .recovery
-                .and_then(|recovery| recovery.session)
+            bind_retries: recovery
+                .session
                 .and_then(|session| session.retry_limits)
                 .unwrap_or(DEFAULT_BIND_RETRIES),
+            task_retries: task_retries(recovery.task)?,
+            metrics,
             tls: cluster.tls,
             cache: raw.cache.map(cache).transpose()?,
         })
@@ -372,6 +391,34 @@ fn retention(raw: RawRetention) -> Result<Retention, ConfigError> {
     Ok(Retention { max_age, max_size })
 }
 
+fn task_retries(raw: Option<RawTaskRecovery>) -> Result<u32, ConfigError> {
+    match raw.and_then(|task| task.max_retries) {
+        Some(0) => Err(ConfigError::value(
+            "cluster.recovery.task.max_retries",
+            "it must be at least 1",
+        )),
+        retries => Ok(retries.unwrap_or(DEFAULT_TASK_RETRIES)),
+    }
+}
+
+fn metrics(listen: Option<String>, frontend: u16) -> Result<Option<SocketAddr>, ConfigError> {
+    match listen.as_deref() {
+        Some(NO_METRICS) => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            ConfigError::value(
+                "cluster.metrics.listen",
+                format!("{text:?} is neither an IP address with a port, e.g. 127.0.0.1:9080, nor none"),
+            )
+        }),
+        None => {
+            let port = frontend
+                .checked_add(METRICS_PORT_DISTANCE)
+                .unwrap_or_else(|| frontend.saturating_sub(METRICS_PORT_DISTANCE));
+            Ok(Some((Ipv4Addr::LOCALHOST, port).into()))
+        }
+    }
+}
+
 fn cache(raw: RawCache) -> Result<CacheConfig, ConfigError> {
     let text = raw
         .endpoint
@@ -437,6 +484,7 @@ struct RawCluster {
     limits: Option<RawLimits>,
     retention: Option<RawRetention>,
     recovery: Option<RawRecovery>,
+    metrics: Option<RawMetrics>,
     tls: Option<Tls>,
     /// Taken for compatibility: profiles are read with `perf`, not over HTTP.
     #[serde(rename = "pprof")]
@@ -461,14 +509,25 @@ struct RawRetention {
     max_size: Option<SizeText>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 struct RawRecovery {
     session: Option<RawSessionRecovery>,
+    task: Option<RawTaskRecovery>,
+}
+
+#[derive(Deserialize)]
+struct RawTaskRecovery {
+    max_retries: Option<u32>,
 }
 
 #[derive(Deserialize)]
 struct RawSessionRecovery {
     retry_limits: Option<u32>,
+}
+
+#[derive(Deserialize)]
+struct RawMetrics {
+    listen: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -513,7 +572,8 @@ cluster:
   executors: {shim: host}
   limits: {max_sessions: 10, max_executors: 4, max_message_size: 16M}
   retention: {max_age: 12h, max_size: 1G}
-  recovery: {session: {retry_limits: 2}}
+  recovery: {session: {retry_limits: 2}, task: {max_retries: 7}}
+  metrics: {listen: "[::1]:9464"}
   tls: {cert_file: /c, key_file: /k, ca_file: /ca}
   pprof: {port: 6060}
 cache:
@@ -548,7 +608,8 @@ cache:
         assert_eq!(config.storage, Storage::Sqlite("/var/lib/flame/flame.db".into()));
         assert_eq!(config.storage_sync, StorageSync::Normal);
         assert_eq!(config.limits.max_message_size, 16 << 20);
-        assert_eq!(config.bind_retries, 2);
+        assert_eq!((config.bind_retries, config.task_retries), (2, 7));
+        assert_eq!(config.metrics, "[::1]:9464".parse().ok());
         assert_eq!(config.cache.and_then(|cache| cache.max_memory), Some(1 << 30));
         for key in KEYS {
             let name = key.rsplit('.').next().expect("a last part");
@@ -563,11 +624,31 @@ cache:
         assert_eq!(config.storage_sync, StorageSync::Full);
         assert_eq!(config.default_resources, Resources::DEFAULT);
         assert_eq!(config.policies, [Policy::Priority, Policy::Drf]);
-        assert_eq!(config.bind_retries, 5);
+        assert_eq!((config.bind_retries, config.task_retries), (5, 3));
         assert!(config.cache.is_none());
         assert_eq!(config.limits.max_sessions, Some(10_000));
         assert_eq!(config.retention.max_age, Some(Duration::from_secs(2_592_000)));
         assert_eq!(config.retention.max_size, Some(10 << 30));
+    }
+
+    #[test]
+    fn metrics_have_a_port_of_their_own_on_the_loopback_address() {
+        for (frontend, port) in [
+            (1, 1001),
+            (8080, 9080),
+            (64_535, 65_535),
+            (64_536, 63_536),
+            (65_534, 64_534),
+        ] {
+            let text = format!("cluster: {{name: x, endpoint: \"http://10.0.0.1:{frontend}\"}}");
+            let config = ClusterConfig::parse(&text).expect("valid");
+            assert_eq!(
+                config.metrics,
+                Some((Ipv4Addr::LOCALHOST, port).into()),
+                "{frontend}"
+            );
+        }
+        assert_eq!(with("metrics: {listen: none}").expect("valid").metrics, None);
     }
 
     #[test]
@@ -615,8 +696,18 @@ cache:
             ("storage_sync: off", "neither full nor normal"),
             ("executors: {shim: docker}", "is not host"),
             ("limits: {max_executors: 0}", "at least 1"),
+            (
+                "recovery: {task: {max_retries: 0}}",
+                "cluster.recovery.task.max_retries",
+            ),
             ("limits: {max_message_size: 1G}", "64K to 256M"),
             ("limits: {max_sessions: many}", "max_sessions"),
+            ("metrics: {listen: 9080}", "cluster.metrics.listen"),
+            ("metrics: {listen: \"127.0.0.1\"}", "nor none"),
+            (
+                "metrics: {listen: \"localhost:9080\"}",
+                "an IP address with a port",
+            ),
             ("retention: {max_age: 7}", "cluster.retention.max_age"),
             ("retention: {max_age: 7 weeks}", "e.g. 12h or 30d"),
             ("retention: {max_size: big}", "cluster.retention.max_size"),
