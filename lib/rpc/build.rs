@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = "protos";
     let files = [
         "flame/v1/admin.proto",
+        "flame/v1/control.proto",
         "flame/v1/frontend.proto",
         "flame/v1/shim.proto",
         "flame/node/v1/node.proto",

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flame_core::lifecycle::LifecycleEvent;
 use flame_core::{ExecutorId, NodeName, Resources};
 use flame_rpc::node::{FromAgent, Heartbeat, Hello, StartExecutor, Welcome, from_agent, to_agent};
 use flame_rpc::v1::Shim;
@@ -22,9 +23,9 @@ use crate::status::{News, StatusLine};
 
 /// Events handled between two looks at everything else.
 const EVENTS_AT_ONCE: usize = 256;
-/// How long results wait for others if their executors have enough to do meanwhile: ten results
-/// of the shortest tasks, and too short for anybody to notice.
-const HOLD: Duration = Duration::from_millis(1);
+/// How long results wait for others if their executors have enough to do meanwhile: dozens of
+/// results of short tasks, and too short for anybody to notice.
+const HOLD: Duration = Duration::from_millis(2);
 /// Heartbeats if the manager does not say how often.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Bounds of what the manager may ask for.
@@ -187,18 +188,21 @@ impl Agent {
             Happened::Done(done) => self.ledger.done(id.as_str(), done),
             Happened::Returned(tasks) => self.ledger.returned(id.as_str(), tasks),
             Happened::Bound => {
-                tracing::info!(executor = %id, session = self.ledger.session(id.as_str()), "executor bound");
+                let (node, session) = (&self.identity.node, self.ledger.session(id.as_str()));
+                tracing::info!(executor = %id, session, %node, "executor bound");
                 self.ledger.bound(id.as_str());
             }
             Happened::Ended(ended) => {
-                let session = self.ledger.session(id.as_str());
+                let (node, session) = (&self.identity.node, self.ledger.session(id.as_str()));
                 match &ended {
-                    Ended::Released { .. } => tracing::info!(executor = %id, session, "executor released"),
+                    Ended::Released { .. } => {
+                        tracing::info!(executor = %id, session, %node, "executor released");
+                    }
                     Ended::Died { message, .. } => {
-                        tracing::warn!(executor = %id, session, "executor died: {message}");
+                        tracing::warn!(executor = %id, session, %node, "executor died: {message}");
                     }
                     Ended::BindFailed { code, message } => {
-                        tracing::warn!(executor = %id, session, code, "executor not bound: {message}");
+                        tracing::warn!(executor = %id, session, %node, code, "executor not bound: {message}");
                     }
                 }
                 self.commands.remove(id.as_str());
@@ -261,7 +265,8 @@ impl Agent {
                 Some(commands) => {
                     tracing::debug!(executor = order.executor_id, reason = order.reason, "releasing");
                     // If it ends by itself at this moment, its end answers.
-                    let _ = commands.send(Command::Release);
+                    let give_up = order.give_up;
+                    let _ = commands.send(Command::Release { give_up });
                 }
                 None => self.ledger.repeat(&order.executor_id),
             },
@@ -375,11 +380,16 @@ impl Agent {
     fn stop(&mut self) {
         self.notifier.stopping();
         self.notifier.extend_timeout(STOP_LIMIT);
-        tracing::info!(executors = self.ledger.live(), "stopping: executors are released");
+        tracing::info!(
+            message_id = %LifecycleEvent::DaemonStopping.message_id(),
+            flame_node = %self.identity.node,
+            flame_executors = self.ledger.live(),
+            "stopping: executors are released"
+        );
         self.ledger.stopping("the node agent is stopping");
         for commands in self.commands.values() {
             // One that has just ended needs no release.
-            let _ = commands.send(Command::Release);
+            let _ = commands.send(Command::Release { give_up: false });
         }
         self.stopping = Some(Stopping {
             limit: Box::pin(sleep(STOP_LIMIT)),

@@ -21,6 +21,8 @@ pub(super) struct Inbox {
     pub(super) recalls: u32,
     /// The executor shall end.
     pub(super) released: bool,
+    /// Without waiting for the task that runs.
+    pub(super) given_up: bool,
 }
 
 impl Inbox {
@@ -36,6 +38,7 @@ impl Inbox {
             queue: VecDeque::new(),
             recalls: 0,
             released: false,
+            given_up: false,
         }
     }
 
@@ -44,7 +47,19 @@ impl Inbox {
         match self.commands.recv().await {
             Some(Command::Tasks(tasks)) => self.queue.extend(tasks),
             Some(Command::Recall) => self.recalls += 1,
-            Some(Command::Release) | None => self.released = true,
+            Some(Command::Release { give_up }) => {
+                self.released = true;
+                self.given_up |= give_up;
+            }
+            // The agent is gone, so nobody waits for anything.
+            None => (self.released, self.given_up) = (true, true),
+        }
+    }
+
+    /// Completes when nobody waits for the task that runs.
+    pub(super) async fn given_up(&mut self) {
+        while !self.given_up {
+            self.take().await;
         }
     }
 

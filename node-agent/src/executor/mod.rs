@@ -69,7 +69,11 @@ pub enum Command {
     /// Give back the tasks that have not begun.
     Recall,
     /// End it. Tasks that have not begun are lost.
-    Release,
+    Release {
+        /// Nobody waits for the task that runs, so neither does the executor. May follow a release
+        /// that did not say so.
+        give_up: bool,
+    },
 }
 
 /// What an executor tells.

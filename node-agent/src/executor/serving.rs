@@ -68,6 +68,10 @@ impl Serving<'_> {
     ) -> Result<Over, Ending> {
         let mut finish_by = None;
         loop {
+            if self.inbox.given_up {
+                let running = stream.in_hand() > 0;
+                return Err(Ending::Released { running });
+            }
             if self.inbox.released {
                 if finish_by.is_none() {
                     finish_by = Some(Instant::now() + FINISH_LIMIT);
@@ -89,7 +93,7 @@ impl Serving<'_> {
                 biased;
                 response = stream.next() => Step::Response(response),
                 exit = &mut *exited => Step::Exited(exit),
-                () = self.inbox.take(), if finish_by.is_none() => Step::Command,
+                () = self.inbox.take() => Step::Command,
                 () = reached(finish_by) => Step::FinishLimit,
             };
             match step {
@@ -173,7 +177,8 @@ impl Serving<'_> {
         if let Some(message) = failure
             && let Some(task) = tasks.pop_front()
         {
-            tracing::warn!(executor = %self.id, task = task.task_id, "{message}");
+            let session = self.service.session();
+            tracing::warn!(executor = %self.id, session, task = task.task_id, "{message}");
             let outcome = TaskOutcome {
                 task_id: task.task_id,
                 return_code: -1,
@@ -222,6 +227,7 @@ impl Serving<'_> {
                     Turn::Released => tokio::select! {
                         finished = &mut invoke => Turn::Finished(finished),
                         exit = &mut exited => Turn::Exited(exit),
+                        () = self.inbox.given_up() => Turn::Released,
                         () = tokio::time::sleep(FINISH_LIMIT) => Turn::Released,
                     },
                     other => other,

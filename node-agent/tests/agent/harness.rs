@@ -155,9 +155,19 @@ impl Link {
     }
 
     pub(crate) async fn release(&self, executor: &str) {
+        self.order_release(executor, false).await;
+    }
+
+    /// Releases an executor without waiting for the task that it runs.
+    pub(crate) async fn give_up(&self, executor: &str) {
+        self.order_release(executor, true).await;
+    }
+
+    async fn order_release(&self, executor: &str, give_up: bool) {
         self.send(to_agent::Message::Release(ReleaseExecutor {
             executor_id: executor.to_owned(),
             reason: "test".to_owned(),
+            give_up,
         }))
         .await;
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 mod bind;
+mod give_up;
 mod harness;
 mod life;
 mod link;

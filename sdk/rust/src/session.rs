@@ -28,6 +28,7 @@ pub struct SessionOptions {
     priority: u32,
     resources: Option<Resources>,
     node_selector: HashMap<String, String>,
+    task_timeout: Option<Duration>,
 }
 
 impl SessionOptions {
@@ -89,6 +90,14 @@ impl SessionOptions {
         self
     }
 
+    /// A task that runs longer than `limit` on one attempt fails, and its service process is ended.
+    /// Counted in whole milliseconds, at least one.
+    #[must_use]
+    pub fn task_timeout(mut self, limit: Duration) -> Self {
+        self.task_timeout = Some(limit);
+        self
+    }
+
     /// The session's id and its specification on the wire.
     pub(crate) fn into_request(self) -> Result<(String, v1::SessionSpec), Error> {
         id::validate("application name", &self.application).map_err(Error::Name)?;
@@ -103,9 +112,15 @@ impl SessionOptions {
             priority: self.priority,
             resreq: self.resources.map(Into::into),
             node_selector: self.node_selector,
+            task_timeout_ms: self.task_timeout.map(millis),
         };
         Ok((id, spec))
     }
+}
+
+/// A limit of less than a millisecond is no reason to have none.
+fn millis(limit: Duration) -> u64 {
+    u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).max(1)
 }
 
 /// `<application>-<6 alphanumerics>`, shortened so that it is a valid id.
@@ -186,6 +201,31 @@ impl Session {
                 Err(_) => {}
             }
         }
+    }
+
+    /// Cancels task `id`, also if it runs: then its service process is ended. Returns whether it
+    /// ended by that; false if it had been cancelled before.
+    ///
+    /// # Errors
+    /// As [`Client::cancel_task`].
+    pub async fn cancel_task(&self, id: &str) -> Result<bool, Error> {
+        self.client.cancel_task(&self.id, id, None).await
+    }
+
+    /// Cancels all tasks that have not ended; returns how many. The session stays open.
+    ///
+    /// # Errors
+    /// As [`Client::cancel_tasks`].
+    pub async fn cancel_tasks(&self) -> Result<u64, Error> {
+        self.client.cancel_tasks(&self.id, None).await
+    }
+
+    /// Closes the session whatever its tasks do: those that have not ended are cancelled.
+    ///
+    /// # Errors
+    /// As [`Client::cancel_session`].
+    pub async fn cancel(&self) -> Result<v1::Session, Error> {
+        self.client.cancel_session(&self.id, None).await
     }
 
     /// Runs one task to its end and returns its output.
@@ -319,6 +359,15 @@ mod tests {
         assert_eq!((spec.application.as_str(), spec.batch_size), ("flmping", 1));
         let long = "a".repeat(id::MAX_NAME_LENGTH);
         assert!(SessionOptions::new(long).into_request().is_ok());
+    }
+
+    #[test]
+    fn a_time_limit_is_at_least_a_millisecond() {
+        for (limit, millis) in [(Duration::from_micros(3), 1), (Duration::from_secs(2), 2000)] {
+            let options = SessionOptions::new("flmping").task_timeout(limit);
+            let (_, spec) = options.into_request().expect("valid");
+            assert_eq!(spec.task_timeout_ms, Some(millis));
+        }
     }
 
     #[test]

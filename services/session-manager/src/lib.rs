@@ -4,10 +4,14 @@
 pub mod admin;
 pub mod batch;
 pub mod builtin;
+pub mod control;
 pub mod core;
 pub mod engine;
 pub mod frontend;
+mod health;
+mod metrics;
 pub mod nodelink;
+mod notices;
 mod retention;
 pub mod server;
 pub mod store;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use flame_core::config::ClusterConfig;
 use flame_rpc::node::node_link_server::NodeLinkServer;
 use flame_rpc::v1::admin_server::AdminServer;
+use flame_rpc::v1::control_server::ControlServer;
 use flame_rpc::v1::frontend_batch_server::FrontendBatchServer;
 use flame_rpc::v1::frontend_server::FrontendServer;
 use flame_rpc::{channel, oversize};
@@ -16,15 +17,17 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use tonic_health::ServingStatus;
 
 use crate::admin::AdminService;
 use crate::batch::BatchService;
+use crate::control::ControlService;
 use crate::core::{Core, CoreConfig, Summary};
 use crate::engine::{Engine, EngineRun};
 use crate::frontend::FrontendService;
 use crate::nodelink::NodeLinkService;
-use crate::retention;
 use crate::store::{self, TaskReader, Upkeep};
+use crate::{health, metrics, notices, retention};
 
 /// HTTP/2 flow-control windows; the protocol's 64 KiB stall a link that carries megabytes.
 const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
@@ -64,22 +67,50 @@ pub fn start_engine(config: &ClusterConfig) -> anyhow::Result<(Engine, EngineRun
         limits: config.limits,
         retention: config.retention,
         bind_retries: config.bind_retries,
+        task_retries: config.task_retries,
     };
     let (engine, run) =
         Engine::start(Core::new(core_config, snapshot), store).context("cannot start the store's thread")?;
     Ok((engine, run, readers))
 }
 
-/// The listeners of the Frontend and the node link, bound.
+/// What the daemon listens on.
+#[derive(Debug)]
+pub struct Listeners {
+    frontend: TcpListener,
+    node_link: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+/// All listeners, bound.
 ///
 /// # Errors
 /// An address cannot be resolved or is in use; the text says what to do.
-pub async fn bind(config: &ClusterConfig) -> anyhow::Result<(TcpListener, TcpListener)> {
+pub async fn bind(config: &ClusterConfig) -> anyhow::Result<Listeners> {
     let host = config.listen.as_deref().unwrap_or(&config.endpoint.host);
     let link = config.endpoint.node_link()?;
-    let frontend = bind_one(host, config.endpoint.port, "Frontend").await?;
-    let node_link = bind_one(host, link.port, "node link").await?;
-    Ok((frontend, node_link))
+    Ok(Listeners {
+        frontend: bind_one(host, config.endpoint.port, "Frontend").await?,
+        node_link: bind_one(host, link.port, "node link").await?,
+        metrics: match config.metrics {
+            Some(address) => Some(bind_metrics(address).await?),
+            None => None,
+        },
+    })
+}
+
+async fn bind_metrics(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "another process listens there: ",
+            std::io::ErrorKind::AddrNotAvailable => "this host does not have that address: ",
+            _ => "",
+        };
+        anyhow::anyhow!(
+            "cannot listen on {address} for metrics: {error}; {hint}choose another address in \
+             cluster.metrics.listen, or none"
+        )
+    })
 }
 
 async fn bind_one(host: &str, port: u16, what: &str) -> anyhow::Result<TcpListener> {
@@ -112,7 +143,7 @@ pub async fn serve(
     config: &ClusterConfig,
     engine: &Engine,
     readers: Readers,
-    listeners: (TcpListener, TcpListener),
+    listeners: Listeners,
     notifier: &Notifier,
 ) -> anyhow::Result<()> {
     let Readers {
@@ -123,38 +154,59 @@ pub async fn serve(
     let batch = FrontendBatchServer::new(BatchService::new(engine.clone(), Arc::clone(&reader)))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX);
+    let control = ControlServer::new(ControlService::new(engine.clone(), Arc::clone(&reader)));
     let frontend = FrontendServer::new(FrontendService::new(engine.clone(), reader))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX);
     let node_link = NodeLinkServer::new(NodeLinkService::new(engine.clone(), config.name.clone()))
         .max_decoding_message_size(limit)
         .max_encoding_message_size(usize::MAX);
-    let addresses = (listeners.0.local_addr()?, listeners.1.local_addr()?);
+    let text = listeners.describe()?;
+    let (reporter, health_service) = tonic_health::server::health_reporter();
     let frontend = builder(config)?
         .layer(oversize::layer())
         .add_service(frontend)
         .add_service(batch)
+        .add_service(control)
         .add_service(AdminServer::new(AdminService::new(Arc::clone(&upkeep))))
-        .serve_with_incoming(incoming(listeners.0));
+        .add_service(health_service)
+        .serve_with_incoming(incoming(listeners.frontend));
     let node_link = builder(config)?
         .add_service(node_link)
-        .serve_with_incoming(incoming(listeners.1));
+        .serve_with_incoming(incoming(listeners.node_link));
 
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     notifier.ready();
-    tracing::info!("serving clients on {} and nodes on {}", addresses.0, addresses.1);
+    notices::ready(&text);
     tokio::select! {
         ended = frontend => ended.context("the Frontend ended")?,
         ended = node_link => ended.context("the node link ended")?,
+        ended = metrics::http::serve(listeners.metrics, engine) => ended.context("the server of metrics ended")?,
         ended = report(engine, notifier) => ended?,
+        () = health::report(engine, &reporter) => {}
         () = retention::run(engine, upkeep) => {}
-        _ = terminate.recv() => tracing::info!("stopping on SIGTERM"),
-        _ = interrupt.recv() => tracing::info!("stopping on SIGINT"),
+        _ = terminate.recv() => notices::stopping("stopping on SIGTERM"),
+        _ = interrupt.recv() => notices::stopping("stopping on SIGINT"),
     }
     notifier.stopping();
     notifier.status("stopping");
+    // For those who watch on connections that are still open.
+    health::set(&reporter, ServingStatus::NotServing).await;
     Ok(())
+}
+
+impl Listeners {
+    fn describe(&self) -> std::io::Result<String> {
+        let metrics = match &self.metrics {
+            Some(listener) => format!(", metrics on http://{}/metrics", listener.local_addr()?),
+            None => String::new(),
+        };
+        let (clients, nodes) = (self.frontend.local_addr()?, self.node_link.local_addr()?);
+        Ok(format!(
+            "serving clients on {clients} and nodes on {nodes}{metrics}"
+        ))
+    }
 }
 
 fn incoming(listener: TcpListener) -> TcpIncoming {

@@ -2,6 +2,7 @@
 
 mod applications;
 mod cluster;
+mod control;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use flame_core::config::{ClientConfig, Endpoint};
 use flame_rpc::v1;
+use flame_rpc::v1::control_client::ControlClient;
 use flame_rpc::v1::frontend_batch_client::FrontendBatchClient;
 use flame_rpc::v1::frontend_client::FrontendClient;
 use flame_rpc::{channel, oversize};
@@ -75,6 +77,7 @@ pub struct Client {
 struct Shared {
     frontends: Vec<FrontendClient<Channel>>,
     batch: FrontendBatchClient<Channel>,
+    control: ControlClient<Channel>,
     next: AtomicUsize,
     /// A session manager has answered: there is one, and it is spoken to in the right way.
     answered: AtomicBool,
@@ -118,6 +121,7 @@ impl Client {
             .max_decoding_message_size(oversize::MAX_ANSWER)
             // What is too much is said by the server, which knows its limit.
             .max_encoding_message_size(usize::MAX);
+        let control = ControlClient::new(first.clone()).max_decoding_message_size(oversize::MAX_ANSWER);
         let mut channels = vec![first];
         for _ in 1..options.connections {
             channels.push(channel::connect(&url, config.ca_file.as_deref()).await?);
@@ -133,6 +137,7 @@ impl Client {
             shared: Arc::new(Shared {
                 frontends,
                 batch,
+                control,
                 next: AtomicUsize::new(0),
                 answered: AtomicBool::new(false),
                 options,

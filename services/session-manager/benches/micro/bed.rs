@@ -13,7 +13,7 @@ use flame_session_manager::core::{Core, CoreConfig, Effects, LinkId, NodeHello, 
 use flame_session_manager::store::{Record, Snapshot};
 
 /// CPUs of a node, and so its executors.
-pub(crate) const NODE_CPUS: u64 = 16;
+pub(crate) const NODE_CPUS: u64 = 10;
 
 /// Time in a task, in microseconds: so short that tasks are handed out in advance.
 const TASK_US: u64 = 20;
@@ -43,6 +43,7 @@ impl Bed {
             },
             retention: Retention::default(),
             bind_retries: 5,
+            task_retries: 3,
         };
         let snapshot = Snapshot {
             generation: 1,

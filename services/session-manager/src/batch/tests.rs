@@ -41,6 +41,7 @@ impl Bed {
             limits: config.limits,
             retention: config.retention,
             bind_retries: 5,
+            task_retries: 3,
         };
         let (engine, threads) = Engine::start(Core::new(config, snapshot), store).expect("starts");
         let spec = SessionSpec {

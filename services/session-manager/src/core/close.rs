@@ -1,5 +1,6 @@
 //! The end of sessions: closed, deleted. For how long closed ones are kept is in `retention.rs`.
 
+use flame_core::lifecycle::LifecycleEvent;
 use flame_core::state::{SessionState, TaskState};
 use flame_rpc::v1;
 
@@ -53,6 +54,12 @@ impl Core {
                 cancelled: session.cancelled,
             });
             fx.closed.push(key);
+            let text = format!(
+                "session {id} was closed: of its tasks {} succeeded, {} failed, {} were cancelled",
+                session.succeeded, session.failed, session.cancelled
+            );
+            fx.event(LifecycleEvent::SessionClosed, text).session = Some(session.row.id.clone());
+            self.counters.sessions_closed += 1;
         }
         self.dirty = true;
         // The answer shows what will not stay in memory.
@@ -76,6 +83,8 @@ impl Core {
             )));
         }
         let (key, view) = (session.row.key, session.view());
+        let text = format!("session {id} was deleted");
+        fx.event(LifecycleEvent::SessionDeleted, text).session = Some(session.row.id.clone());
         self.forget_session(key, fx);
         Ok(view)
     }

@@ -15,6 +15,9 @@ pub enum CoreError {
     /// It makes sense, but not while something else goes on. The wire contract wants INTERNAL.
     #[error("{0}")]
     Busy(String),
+    /// It makes sense, but what it is about is not in a state for it.
+    #[error("{0}")]
+    Precondition(String),
     /// State cannot be stored at the moment, so nothing new is taken.
     #[error("{0}")]
     Unavailable(String),
@@ -27,6 +30,7 @@ impl From<CoreError> for tonic::Status {
             CoreError::AlreadyExists(text) => Self::already_exists(text),
             CoreError::Invalid(text) => Self::invalid_argument(text),
             CoreError::Busy(text) => Self::internal(text),
+            CoreError::Precondition(text) => Self::failed_precondition(text),
             CoreError::Unavailable(text) => Self::unavailable(text),
         }
     }

@@ -1,11 +1,12 @@
 //! Executors: started, bound, idle, drained, released, gone.
 
+use flame_core::lifecycle::LifecycleEvent;
 use flame_core::{ExecutorId, NodeName, event};
 use flame_rpc::node::{self, ExecutorPhase, to_agent::Message};
 use flame_rpc::v1;
 use std::time::Duration;
 
-use super::{Application, Core, Effects, Executor, ExecutorState, NoticeLevel, Now, SessionKey};
+use super::{Application, Core, Effects, Executor, ExecutorState, Now, RequeueReason, SessionKey};
 
 /// Wait after the first failure to bind; doubled with each further one.
 const FIRST_BIND_RETRY: Duration = Duration::from_millis(100);
@@ -62,10 +63,14 @@ impl Core {
             tasks: Default::default(),
             done: 0,
             progress: Duration::ZERO,
-            recalled: false,
+            recalls: 0,
+            withdrawn: Default::default(),
+            give_up: false,
+            timed: false,
         };
         fx.order(link, Message::Start(start));
         self.executors.insert(id, executor);
+        self.counters.executors_started += 1;
         // Now the session may have one more than it has to keep.
         self.timer(Duration::ZERO);
     }
@@ -78,12 +83,20 @@ impl Core {
         if executor.state == ExecutorState::Releasing {
             return;
         }
-        let link = self.nodes.get(executor.node.as_str()).and_then(|node| node.link);
         self.leave(id, ExecutorState::Releasing);
-        if let Some(link) = link {
+        self.order_release(id, reason, fx);
+    }
+
+    /// The order that belongs to [`ExecutorState::Releasing`].
+    pub(super) fn order_release(&self, id: &ExecutorId, reason: &str, fx: &mut Effects) {
+        let Some(executor) = self.executors.get(id.as_str()) else {
+            return;
+        };
+        if let Some(link) = self.nodes.get(executor.node.as_str()).and_then(|node| node.link) {
             let release = node::ReleaseExecutor {
                 executor_id: id.to_string(),
                 reason: reason.to_owned(),
+                give_up: executor.give_up,
             };
             fx.order(link, Message::Release(release));
         }
@@ -96,16 +109,19 @@ impl Core {
         };
         let id = executor.id.clone();
         match update.phase() {
-            ExecutorPhase::Bound => self.executor_bound(&id, now),
+            ExecutorPhase::Bound => self.executor_bound(&id, now, fx),
             ExecutorPhase::BindFailed => self.bind_failed(&id, update.code, &update.message, now, fx),
             ExecutorPhase::Died => self.executor_died(&id, &update, now, fx),
             ExecutorPhase::Released | ExecutorPhase::Unspecified => {
-                self.remove_executor(&id, None, now, fx);
+                let text = format!("executor {id} on node {} was released", executor.node);
+                fx.event(LifecycleEvent::ExecutorReleased, text)
+                    .concerns(executor);
+                self.remove_executor(&id, RequeueReason::Released, None, now, fx);
             }
         }
     }
 
-    fn executor_bound(&mut self, id: &ExecutorId, now: Now) {
+    fn executor_bound(&mut self, id: &ExecutorId, now: Now, fx: &mut Effects) {
         let Some(executor) = self.executors.get_mut(id.as_str()) else {
             return;
         };
@@ -116,6 +132,12 @@ impl Core {
             since: now.mono,
             idle_since: Some(now.mono),
         };
+        self.counters.executors_bound += 1;
+        let text = format!(
+            "executor {id} on node {} serves session {}",
+            executor.node, executor.session_id
+        );
+        fx.event(LifecycleEvent::ExecutorBound, text).concerns(executor);
         if let Some(session) = self.sessions.get_mut(&executor.session) {
             session.idle.push_back(id.clone());
             session.bind_failures = 0;
@@ -134,13 +156,14 @@ impl Core {
         };
         let (key, node) = (executor.session, executor.node.clone());
         let releasing = executor.state == ExecutorState::Releasing;
-        self.remove_executor(id, None, now, fx);
+        self.remove_executor(id, RequeueReason::NotBound, None, now, fx);
         if releasing {
             return;
         }
         let Some(session) = self.sessions.get_mut(&key) else {
             return;
         };
+        self.counters.executors_not_bound += 1;
         session.bind_failures += 1;
         let failures = session.bind_failures;
         let wait = FIRST_BIND_RETRY
@@ -152,7 +175,7 @@ impl Core {
         let text = format!(
             "failed to bind session {session_id} to executor {id} on node {node}: code {code}: {reason}"
         );
-        let notice = fx.notice(NoticeLevel::Warn, text.clone());
+        let notice = fx.event(LifecycleEvent::ExecutorBindFailed, text.clone());
         (notice.session, notice.node, notice.executor) =
             (Some(session_id.clone()), Some(node), Some(id.clone()));
         let exhausted = failures >= self.config.bind_retries && !session.paused;
@@ -163,7 +186,7 @@ impl Core {
                 "session {session_id} gets no new executors, because binding failed {failures} times; \
                  mend the cause and close the session, or add a node; the last failure: {reason}"
             );
-            fx.notice(NoticeLevel::Warn, text.clone()).session = Some(session_id);
+            fx.event(LifecycleEvent::SessionPaused, text.clone()).session = Some(session_id);
             self.session_event(key, event::BIND_RETRIES_EXHAUSTED, text, now, fx);
         }
     }
@@ -178,25 +201,25 @@ impl Core {
             let reason = update.message.clone();
             return self.bind_failed(id, event::bind::PROCESS, &reason, now, fx);
         }
-        let notice = fx.notice(
-            NoticeLevel::Warn,
-            format!("executor {id} died: {}", update.message),
-        );
-        notice.session = Some(executor.session_id.clone());
-        notice.node = Some(executor.node.clone());
-        notice.executor = Some(id.clone());
+        self.counters.executors_died += 1;
         let killed = update
             .lost
             .first()
             .filter(|_| update.running)
             .map(|lost| lost.task_id);
-        self.remove_executor(id, killed.map(|task| (task, update.message.as_str())), now, fx);
+        let text = format!("executor {id} died: {}", update.message);
+        fx.event(LifecycleEvent::ExecutorDied, text)
+            .concerns(executor)
+            .task = killed;
+        let killed = killed.map(|task| (task, update.message.as_str()));
+        self.remove_executor(id, RequeueReason::ServiceDied, killed, now, fx);
     }
 
     /// Forgets an executor that is gone, and requeues what it had.
     pub(super) fn remove_executor(
         &mut self,
         id: &ExecutorId,
+        why: RequeueReason,
         killed: Option<(flame_core::TaskId, &str)>,
         now: Now,
         fx: &mut Effects,
@@ -215,7 +238,8 @@ impl Core {
         }
         self.leaving.remove(id);
         self.dirty = true;
-        self.requeue(executor.session, executor.tasks.into_keys(), killed, now, fx);
+        self.note_drained(&executor.node, fx);
+        self.requeue(executor.session, executor.tasks.into_keys(), why, killed, now, fx);
     }
 
     /// After a result: the next task, or the end of an executor that drains, or idleness.

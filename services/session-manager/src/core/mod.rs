@@ -3,7 +3,11 @@
 //! leaves what has to happen in [`Effects`]. The shell (`crate::engine`) makes the effects real.
 
 mod applications;
+mod cancel;
+mod census;
 mod close;
+mod cordon;
+mod counters;
 mod error;
 mod executors;
 mod model;
@@ -15,18 +19,25 @@ mod requests;
 mod retention;
 mod scheduler;
 mod sessions;
+mod stability;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod timeout;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use flame_core::config::cluster::{Limits, Placement, Policy, Retention};
+use flame_core::lifecycle::{LifecycleEvent, Severity};
 use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, TaskId};
 use flame_rpc::{node, v1};
 
+pub use cancel::{Cancel, ended_otherwise};
+pub use cordon::Cordon;
+pub use census::{Census, ExecutorCensus, NodeCensus, OpenSessions};
+pub use counters::{Counters, RequeueReason};
 pub use error::CoreError;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
 pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, MAX_TASKS, Node, Session, TaskPhase};
@@ -35,6 +46,7 @@ pub(crate) use requests::Requests;
 pub(crate) use retention::{CLOSED_EVENTS, is_small};
 pub use sessions::SessionProgress;
 pub(crate) use sessions::node_labels;
+pub(crate) use stability::Stability;
 
 use crate::store::{Record, Snapshot};
 
@@ -65,6 +77,8 @@ pub struct CoreConfig {
     pub retention: Retention,
     /// Failures to bind after which a session gets no new executors.
     pub bind_retries: u32,
+    /// How often a service may die under one task before the task counts as the reason.
+    pub task_retries: u32,
 }
 
 /// What has to happen because of a command.
@@ -95,12 +109,26 @@ pub struct Notice {
     pub level: NoticeLevel,
     /// A sentence.
     pub text: String,
+    /// What it reports, if that is an event with a number.
+    pub event: Option<LifecycleEvent>,
     /// The session it is about.
     pub session: Option<SessionId>,
     /// The node it is about.
     pub node: Option<NodeName>,
     /// The executor it is about.
     pub executor: Option<ExecutorId>,
+    /// The task of that session it is about.
+    pub task: Option<TaskId>,
+}
+
+impl Notice {
+    /// It is about `executor`, its session and its node.
+    fn concerns(&mut self, executor: &Executor) -> &mut Self {
+        self.session = Some(executor.session_id.clone());
+        self.node = Some(executor.node.clone());
+        self.executor = Some(executor.id.clone());
+        self
+    }
 }
 
 /// How bad a [`Notice`] is.
@@ -117,13 +145,26 @@ impl Effects {
         let notice = Notice {
             level,
             text: text.into(),
+            event: None,
             session: None,
             node: None,
             executor: None,
+            task: None,
         };
         let at = self.notices.len();
         self.notices.push(notice);
         &mut self.notices[at]
+    }
+
+    /// A line about something that monitoring may look for.
+    fn event(&mut self, event: LifecycleEvent, text: impl Into<String>) -> &mut Notice {
+        let level = match event.severity() {
+            Severity::Info => NoticeLevel::Info,
+            Severity::Warning | Severity::Error => NoticeLevel::Warn,
+        };
+        let notice = self.notice(level, text);
+        notice.event = Some(event);
+        notice
     }
 
     fn order(&mut self, link: LinkId, message: node::to_agent::Message) {
@@ -156,6 +197,8 @@ pub struct Core {
     open: BTreeSet<SessionKey>,
     closed: retention::Closed,
     nodes: BTreeMap<NodeName, Node>,
+    /// Nodes that are out of service, also those that are not known at the moment.
+    cordons: BTreeMap<NodeName, Cordon>,
     links: HashMap<LinkId, NodeName>,
     executors: HashMap<ExecutorId, Executor>,
     /// Those that take no more tasks and whose places will be free.
@@ -168,7 +211,10 @@ pub struct Core {
     recheck_at: Option<Duration>,
     /// When executors that have tasks in advance are looked at, see `prefetch.rs`.
     stall_check_at: Option<Duration>,
+    /// When to look whether tasks are over their time.
+    deadlines: timeout::Deadlines,
     recent: recent::Recent,
+    counters: Counters,
     generation: u32,
     attempts: Attempts,
     /// Nothing that depends on the time alone (silent nodes, idle executors) is due before that.
@@ -194,6 +240,7 @@ impl Core {
             open: BTreeSet::new(),
             closed: retention::Closed::default(),
             nodes: BTreeMap::new(),
+            cordons: BTreeMap::new(),
             links: HashMap::new(),
             executors: HashMap::new(),
             leaving: BTreeSet::new(),
@@ -201,7 +248,9 @@ impl Core {
             dirty: true,
             recheck_at: None,
             stall_check_at: None,
+            deadlines: timeout::Deadlines::new(),
             recent: recent::Recent::default(),
+            counters: Counters::default(),
             generation: snapshot.generation,
             attempts: Attempts::new(snapshot.generation),
             timers_at: Duration::ZERO,
@@ -214,6 +263,11 @@ impl Core {
             .applications
             .into_iter()
             .map(|app| (app.name.clone(), app))
+            .collect();
+        core.cordons = snapshot
+            .cordons
+            .into_iter()
+            .map(|cordon| (cordon.node.clone(), cordon))
             .collect();
         for stored in snapshot.sessions {
             let in_store = stored.common_data_in_store;
@@ -234,20 +288,39 @@ impl Core {
     /// starts and releases executors. To be called after each batch of commands, and at the
     /// time that [`Core::next_deadline`] names.
     pub fn settle(&mut self, now: Now, fx: &mut Effects) {
+        self.settle_what_is_due(now, fx);
+        if self.wants_pass(now) {
+            self.pass(now, fx);
+        }
+    }
+
+    /// The part of [`Core::settle`] that comes before the scheduler.
+    pub fn settle_what_is_due(&mut self, now: Now, fx: &mut Effects) {
+        self.forget_old_sessions(now, fx);
         if self.timers_at <= now.mono {
             self.check_nodes(now, fx);
             self.release_idle(now, fx);
             self.timers_at = self.next_timer(now);
         }
+        self.end_overdue(now, fx);
         self.recall_from_stalled(now, fx);
         for key in std::mem::take(&mut self.touched) {
             self.dispatch(key, now, fx);
         }
-        if self.dirty || self.recheck_is_due(now) {
-            self.dirty = false;
-            self.schedule(now, fx);
-        }
-        self.forget_old_sessions(now, fx);
+    }
+
+    /// Whether something changed that the scheduler has to look at.
+    #[must_use]
+    pub fn wants_pass(&self, now: Now) -> bool {
+        self.dirty || self.recheck_is_due(now)
+    }
+
+    /// The part of [`Core::settle`] that is the scheduler's: on its own, so that the shell, which has
+    /// a clock, can tell how long it takes.
+    pub fn pass(&mut self, now: Now, fx: &mut Effects) {
+        self.dirty = false;
+        self.counters.passes += 1;
+        self.schedule(now, fx);
     }
 
     /// When [`Core::settle`] has to be called even if nothing happens, on the monotonic clock.
@@ -258,6 +331,7 @@ impl Core {
             .filter(|at| *at < Duration::MAX)
             .chain(self.recheck_at)
             .chain(self.stall_check_at)
+            .chain(self.time_deadline())
             .chain(self.retention_deadline(now))
             .min()
     }

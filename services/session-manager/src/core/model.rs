@@ -499,11 +499,14 @@ impl Node {
             NodeState::Lost | NodeState::Left => FORGET_AFTER,
         };
         let silence = self.last_heard + limit;
-        let next = self.stability.held_until().map_or(silence, |held| held.min(silence));
+        let next = self
+            .stability
+            .held_until()
+            .map_or(silence, |held| held.min(silence));
         Some(next.max(now.mono))
     }
 
-    pub(crate) fn view(&self, now: Now) -> v1::Node {
+    pub(crate) fn view(&self) -> v1::Node {
         let state = if self.is_ready() {
             v1::NodeState::Ready
         } else {
@@ -515,10 +518,7 @@ impl Node {
             NodeState::Lost => v1::NodePhase::Lost,
             NodeState::Left => v1::NodePhase::Left,
         };
-        let wall_at = |mono: Duration| {
-            let left = mono.saturating_sub(now.mono).as_millis();
-            now.wall.saturating_add(i64::try_from(left).unwrap_or(i64::MAX))
-        };
+
         let address = |address: &String| v1::NodeAddress {
             r#type: "InternalIP".to_owned(),
             address: address.clone(),
@@ -542,7 +542,7 @@ impl Node {
                 cordoned: self.cordon.is_some(),
                 draining: self.draining || self.cordon.as_ref().is_some_and(|cordon| cordon.drain),
                 executors: u32::try_from(self.executors.len()).unwrap_or(u32::MAX),
-                held_until: self.stability.held_until().map(wall_at),
+                held_until: self.stability.held_until_wall(),
                 cordon_reason: self.cordon.as_ref().and_then(|cordon| cordon.reason.clone()),
             }),
         }

@@ -1,13 +1,16 @@
 //! Nodes: connected, heard of, silent, gone.
 
 use flame_core::NodeName;
+use flame_core::lifecycle::LifecycleEvent;
 use flame_core::state::NodeState;
 use flame_rpc::node::{self, from_agent, to_agent};
 use flame_rpc::v1;
 use std::time::Duration;
 
 use super::model::{FORGET_AFTER, LOST_AFTER, SUSPECT_AFTER};
-use super::{Core, CoreError, Effects, ExecutorState, LinkId, Node, NodeHello, NoticeLevel, Now};
+use super::{
+    Core, CoreError, Effects, ExecutorState, LinkId, Node, NodeHello, Now, RequeueReason, Stability,
+};
 
 /// How often agents send a heartbeat, in milliseconds: three fit into the time after which a
 /// silent node is suspect.
@@ -30,9 +33,17 @@ impl Core {
             self.links.remove(&old_link);
             fx.hang_up.push(old_link);
         }
-        let (epoch, known) = old.map_or((1, Default::default()), |old| {
-            (old.epoch + 1, (old.executors, old.used))
-        });
+        let (epoch, known, mut stability) =
+            old.map_or((1, Default::default(), Stability::default()), |old| {
+                let mut stability = old.stability;
+                if old.state != NodeState::Left {
+                    stability.lost(now.mono);
+                }
+                (old.epoch + 1, (old.executors, old.used), stability)
+            });
+        let flaps = stability.came(now);
+        let cordon = self.cordons.get(name.as_str()).cloned();
+        let drain = cordon.as_ref().is_some_and(|cordon| cordon.drain);
         let (allocatable, instance) = (hello.allocatable, hello.agent_instance.clone());
         let node = Node {
             hello,
@@ -40,6 +51,8 @@ impl Core {
             link: Some(link),
             epoch,
             draining: false,
+            cordon,
+            stability,
             last_heard: now.mono,
             last_heard_wall: now.wall,
             executors: known.0,
@@ -48,7 +61,13 @@ impl Core {
         self.nodes.insert(name.clone(), node);
         self.links.insert(link, name.clone());
         let text = format!("node {name} is ready with {allocatable} (link {epoch}, agent {instance})");
-        fx.notice(NoticeLevel::Info, text).node = Some(name.clone());
+        fx.event(LifecycleEvent::NodeRegistered, text).node = Some(name.clone());
+        if flaps {
+            let text = format!(
+                "the link of node {name} comes and goes; it gets no new executors until it is stable"
+            );
+            fx.event(LifecycleEvent::NodeUnstable, text).node = Some(name.clone());
+        }
         fx.order(
             link,
             to_agent::Message::Welcome(node::Welcome {
@@ -60,6 +79,9 @@ impl Core {
             }),
         );
         self.reconcile(&name, executors, now, fx);
+        if drain {
+            self.drain_executors(&name, fx);
+        }
         // What could not run on the other nodes may run on this one.
         for session in self.sessions.values_mut().filter(|session| session.paused) {
             session.paused = false;
@@ -84,8 +106,8 @@ impl Core {
         if node.state != NodeState::Ready {
             node.state = NodeState::Ready;
             self.dirty = true;
-            fx.notice(NoticeLevel::Info, format!("node {name} is heard of again"))
-                .node = Some(name.clone());
+            let text = format!("node {name} is heard of again");
+            fx.event(LifecycleEvent::NodeRecovered, text).node = Some(name.clone());
         }
         match message {
             from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
@@ -122,7 +144,7 @@ impl Core {
             node.link = None;
             if node.state != NodeState::Left {
                 let text = format!("the link to node {name} ended");
-                fx.notice(NoticeLevel::Warn, text).node = Some(name);
+                fx.event(LifecycleEvent::NodeDisconnected, text).node = Some(name);
             }
         }
     }
@@ -151,11 +173,8 @@ impl Core {
         };
         node.draining = true;
         let executors = node.executors.clone();
-        fx.notice(
-            NoticeLevel::Info,
-            format!("node {name} takes no more work: {reason}"),
-        )
-        .node = Some(name.clone());
+        let text = format!("node {name} takes no more work: {reason}");
+        fx.event(LifecycleEvent::NodeDraining, text).node = Some(name.clone());
         for id in executors {
             let found = self.executors.get(id.as_str());
             if found.is_some_and(|executor| matches!(executor.state, ExecutorState::Bound { .. })) {
@@ -167,7 +186,7 @@ impl Core {
     }
 
     fn node_left(&mut self, name: &NodeName, reason: &str, now: Now, fx: &mut Effects) {
-        self.drop_executors(name, now, fx);
+        self.drop_executors(name, RequeueReason::NodeLeft, now, fx);
         if let Some(node) = self.nodes.get_mut(name.as_str()) {
             node.state = NodeState::Left;
             if let Some(link) = node.link.take() {
@@ -175,8 +194,8 @@ impl Core {
                 fx.hang_up.push(link);
             }
         }
-        fx.notice(NoticeLevel::Info, format!("node {name} left: {reason}"))
-            .node = Some(name.clone());
+        let text = format!("node {name} left: {reason}");
+        fx.event(LifecycleEvent::NodeLeft, text).node = Some(name.clone());
     }
 
     /// Nodes that were silent for too long become suspect, lost, forgotten.
@@ -184,6 +203,11 @@ impl Core {
         let mut lost = Vec::new();
         let mut forgotten = Vec::new();
         for (name, node) in &mut self.nodes {
+            if node.stability.release(now.mono) {
+                self.dirty = true;
+                let text = format!("the link of node {name} is stable again");
+                fx.event(LifecycleEvent::NodeStable, text).node = Some(name.clone());
+            }
             let silent = now.mono.saturating_sub(node.last_heard);
             match node.state {
                 NodeState::Ready if silent >= SUSPECT_AFTER => {
@@ -192,7 +216,8 @@ impl Core {
                         "node {name} is silent for {} s and gets no new work",
                         silent.as_secs()
                     );
-                    fx.notice(NoticeLevel::Warn, text).node = Some(name.clone());
+                    self.counters.nodes_suspect += 1;
+                    fx.event(LifecycleEvent::NodeSuspect, text).node = Some(name.clone());
                 }
                 NodeState::Suspect if silent >= LOST_AFTER => {
                     node.state = NodeState::Lost;
@@ -204,21 +229,24 @@ impl Core {
         }
         for name in lost {
             let text = format!("node {name} is lost; its tasks are given to others");
-            fx.notice(NoticeLevel::Warn, text).node = Some(name.clone());
-            self.drop_executors(&name, now, fx);
+            self.counters.nodes_lost += 1;
+            fx.event(LifecycleEvent::NodeLost, text).node = Some(name.clone());
+            self.drop_executors(&name, RequeueReason::NodeLost, now, fx);
         }
         for name in forgotten {
+            let text = format!("node {name} was gone for long and is forgotten");
+            fx.event(LifecycleEvent::NodeForgotten, text).node = Some(name.clone());
             self.nodes.remove(name.as_str());
             self.links.retain(|_, node| *node != name);
         }
     }
 
-    fn drop_executors(&mut self, name: &NodeName, now: Now, fx: &mut Effects) {
+    pub(super) fn drop_executors(&mut self, name: &NodeName, why: RequeueReason, now: Now, fx: &mut Effects) {
         let Some(node) = self.nodes.get(name.as_str()) else {
             return;
         };
         for executor in node.executors.clone() {
-            self.remove_executor(&executor, None, now, fx);
+            self.remove_executor(&executor, why, None, now, fx);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use flame_core::ExecutorId;
 use flame_rpc::node::{self, to_agent::Message};
 
-use super::{Core, Effects, Executor, ExecutorState, Now, SessionKey};
+use super::{Core, Effects, Executor, ExecutorState, Now, RequeueReason, SessionKey};
 
 /// Work that an executor has in advance: several round trips to the agent and back, also on a
 /// busy machine, and little enough that no task waits noticeably long behind others.
@@ -62,7 +62,7 @@ impl Core {
         if self.stall_check_at.is_none_or(|at| at > now.mono) {
             return;
         }
-        let waiting = |executor: &&Executor| executor.tasks.len() > 1 && !executor.recalled;
+        let waiting = |executor: &&Executor| executor.tasks.len() > 1 && executor.recalls == 0;
         let due = |executor: &Executor| executor.progress + STALLED_AFTER;
         let mut stalled: Vec<ExecutorId> = Vec::new();
         self.stall_check_at = None;
@@ -89,10 +89,17 @@ impl Core {
         let Some(executor) = self.executors.get_mut(id.as_str()) else {
             return;
         };
-        if executor.recalled || executor.tasks.len() < 2 {
+        if executor.recalls > 0 || executor.tasks.len() < 2 {
             return;
         }
-        executor.recalled = true;
+        self.order_recall(id, fx);
+    }
+
+    pub(super) fn order_recall(&mut self, id: &ExecutorId, fx: &mut Effects) {
+        let Some(executor) = self.executors.get_mut(id.as_str()) else {
+            return;
+        };
+        executor.recalls += 1;
         if let Some(link) = self.nodes.get(executor.node.as_str()).and_then(|node| node.link) {
             fx.order(
                 link,
@@ -108,12 +115,14 @@ impl Core {
         let Some(executor) = self.executors.get_mut(returned.executor_id.as_str()) else {
             return;
         };
-        executor.recalled = false;
+        executor.recalls = executor.recalls.saturating_sub(1);
         let mut given_back = Vec::new();
         for task in returned.tasks {
             if executor.tasks.get(&task.task_id) == Some(&task.attempt) {
                 executor.tasks.remove(&task.task_id);
                 given_back.push(task.task_id);
+            } else if executor.withdrawn.get(&task.task_id) == Some(&task.attempt) {
+                executor.withdrawn.remove(&task.task_id);
             }
         }
         let (key, id) = (executor.session, executor.id.clone());
@@ -121,7 +130,8 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&key).filter(|_| empty) {
             session.counted = None;
         }
-        self.requeue(key, given_back, None, now, fx);
+        self.requeue(key, given_back, RequeueReason::Recalled, None, now, fx);
+        self.end_withdrawn(&id, fx);
         if empty {
             self.executor_has_room_once(&id, now, fx);
         }

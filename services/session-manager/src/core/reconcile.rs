@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
+use flame_core::lifecycle::LifecycleEvent;
 use flame_core::{ApplicationName, ExecutorId, NodeName, Resources};
 use flame_rpc::node::{self, RunningExecutor, to_agent::Message};
 
-use super::{Core, Effects, Executor, ExecutorState, NoticeLevel, Now, SessionKey, TaskPhase};
+use super::{Core, Effects, Executor, ExecutorState, Now, RequeueReason, SessionKey, TaskPhase};
 
 /// The generation of the session manager that started `executor`, which its id begins with.
 fn executor_generation(executor: &ExecutorId) -> Option<u32> {
@@ -41,7 +42,7 @@ impl Core {
             }
         }
         for id in gone {
-            self.remove_executor(&id, None, now, fx);
+            self.remove_executor(&id, RequeueReason::AgentRestarted, None, now, fx);
         }
     }
 
@@ -68,7 +69,8 @@ impl Core {
         }
         let key = executor.session;
         // An answer may have been lost with the link.
-        executor.recalled = false;
+        executor.recalls = 0;
+        executor.withdrawn.retain(|task, attempt| has(*task, *attempt));
         match executor.state {
             ExecutorState::Releasing => {
                 executor.state = ExecutorState::Draining;
@@ -86,9 +88,11 @@ impl Core {
             session.counted = None;
         }
         if !missing.is_empty() {
-            self.requeue(key, missing, None, now, fx);
+            self.requeue(key, missing, RequeueReason::LinkLost, None, now, fx);
         }
         self.executor_has_room_once(id, now, fx);
+        self.ask_for_withdrawn(id, fx);
+        self.watch_time(id);
     }
 
     /// As `executor_has_room`, for an executor that may be listed as idle already.
@@ -100,8 +104,14 @@ impl Core {
             .sessions
             .get(&executor.session)
             .is_some_and(|session| session.idle.contains(id));
+        // A task that runs goes on: for how long it has run is not forgotten.
+        let progress = executor.progress;
+        let busy = !executor.tasks.is_empty();
         if !listed {
             self.executor_has_room(id.as_str(), now, fx);
+        }
+        if busy && let Some(executor) = self.executors.get_mut(id.as_str()) {
+            executor.progress = progress;
         }
     }
 
@@ -118,6 +128,7 @@ impl Core {
                 let release = node::ReleaseExecutor {
                     executor_id: running.executor_id.clone(),
                     reason,
+                    give_up: false,
                 };
                 fx.order(link, Message::Release(release));
             }
@@ -164,11 +175,17 @@ impl Core {
             return;
         };
         let mut tasks = BTreeMap::new();
+        // What has ended, or is somebody else's by now. It may have ended here, too: then the
+        // results come before the answer to the recall.
+        let mut withdrawn = BTreeMap::new();
         for reported in &running.tasks {
             let Some(task) = session.live.get_mut(&reported.task_id) else {
+                withdrawn.insert(reported.task_id, reported.attempt);
                 continue;
             };
-            if task.phase == TaskPhase::Pending {
+            if task.phase != TaskPhase::Pending {
+                withdrawn.insert(reported.task_id, reported.attempt);
+            } else {
                 task.phase = TaskPhase::Running {
                     executor: id.clone(),
                     attempt: reported.attempt,
@@ -201,20 +218,21 @@ impl Core {
             tasks,
             done: 1, // it was bound before, so its death is not a failure to bind
             progress: now.mono,
-            recalled: false,
+            recalls: 0,
+            withdrawn,
+            give_up: false,
+            timed: false,
         };
-        let notice = fx.notice(
-            NoticeLevel::Info,
-            format!("executor {id} goes on with {} tasks", executor.tasks.len()),
-        );
-        notice.session = Some(executor.session_id.clone());
-        notice.node = Some(name.clone());
-        notice.executor = Some(id.clone());
+        let text = format!("executor {id} goes on with {} tasks", executor.tasks.len());
+        fx.event(LifecycleEvent::ExecutorAdopted, text)
+            .concerns(&executor);
         if let Some(node) = self.nodes.get_mut(name.as_str()) {
             node.executors.insert(id.clone());
             node.used = node.used.plus(&executor.resources);
         }
         self.executors.insert(id.clone(), executor);
         self.executor_has_room(id.as_str(), now, fx);
+        self.ask_for_withdrawn(&id, fx);
+        self.watch_time(&id);
     }
 }

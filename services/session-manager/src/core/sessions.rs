@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
+use flame_core::lifecycle::LifecycleEvent;
 use flame_core::state::SessionState;
 use flame_core::{ApplicationName, Resources, SessionId};
 use flame_rpc::v1;
@@ -32,6 +34,7 @@ struct Wanted {
     priority: u32,
     resources: Resources,
     node_labels: Arc<[String]>,
+    task_timeout: Option<Duration>,
 }
 
 /// A selector as labels, in order.
@@ -75,6 +78,7 @@ impl Core {
             priority: wanted.priority,
             resources: wanted.resources,
             node_labels: wanted.node_labels,
+            task_timeout: wanted.task_timeout,
             state: SessionState::Open,
             created: now.wall,
             completed: None,
@@ -82,6 +86,9 @@ impl Core {
         fx.records.push(Record::SessionCreated(row.clone()));
         let session = Session::new(row);
         let view = session.view();
+        let text = format!("session {id} of application {} was made", session.row.application);
+        fx.event(LifecycleEvent::SessionCreated, text).session = Some(id.clone());
+        self.counters.sessions_created += 1;
         self.session_keys.insert(id.clone(), session.row.key);
         self.open.insert(session.row.key);
         self.sessions.insert(session.row.key, session);
@@ -120,6 +127,9 @@ impl Core {
         let (application, wanted) = self.wanted(spec)?;
         let shown =
             |value: Option<u32>| value.map_or_else(|| "unlimited".to_owned(), |value| value.to_string());
+        let shown_time = |value: Option<Duration>| {
+            value.map_or_else(|| "unlimited".to_owned(), |value| format!("{value:?}"))
+        };
         let fields = [
             (
                 "application",
@@ -143,6 +153,11 @@ impl Core {
                 row.node_labels.join(","),
                 wanted.node_labels.join(","),
             ),
+            (
+                "task_timeout",
+                shown_time(row.task_timeout),
+                shown_time(wanted.task_timeout),
+            ),
         ];
         match fields.into_iter().find(|(_, is, want)| is != want) {
             None => Ok(()),
@@ -161,6 +176,9 @@ impl Core {
             let text = format!("max_instances is {max}, but must be at least {min} (min_instances, or 1)");
             return Err(CoreError::Invalid(text));
         }
+        if spec.task_timeout_ms == Some(0) {
+            return Err(CoreError::Invalid("task_timeout must be more than 0".to_owned()));
+        }
         let wanted = Wanted {
             common_data: spec.common_data,
             min_instances: spec.min_instances,
@@ -171,6 +189,7 @@ impl Core {
                 .as_ref()
                 .map_or(self.config.default_resources, Resources::from),
             node_labels: node_labels(spec.node_selector)?,
+            task_timeout: spec.task_timeout_ms.map(Duration::from_millis),
         };
         Ok((application, wanted))
     }

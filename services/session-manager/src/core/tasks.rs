@@ -9,13 +9,10 @@ use flame_core::{ExecutorId, TaskId};
 use flame_rpc::node::{self, to_agent::Message};
 
 use super::{
-    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, MAX_TASKS, Now, Session, SessionKey, TaskKey,
+    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, MAX_TASKS, Now, RequeueReason, Session, SessionKey, TaskKey,
     TaskPhase, TaskRow,
 };
 use crate::store::Record;
-
-/// How often a service may die under one task before the task counts as the reason.
-pub(super) const MAX_KILLS: u32 = 3;
 
 impl Core {
     /// Adds a task to an open session.
@@ -32,6 +29,7 @@ impl Core {
         let key = self.session_key(session)?;
         let row = self.session_for_tasks(session, 1)?.add_task(input, now);
         fx.records.push(Record::TaskCreated(row.clone()));
+        self.counters.tasks_created += 1;
         self.touched.insert(key);
         Ok(row)
     }
@@ -65,7 +63,9 @@ impl Core {
         let found = self.session_for_tasks(session, inputs.len())?;
         let first = found.last_task + 1;
         let rows = inputs.into_iter().map(|input| found.add_task(input, now));
+        let created = rows.len() as u64;
         fx.records.extend(rows.map(Record::TaskCreated));
+        self.counters.tasks_created += created;
         self.touched.insert(key);
         Ok(first)
     }
@@ -165,6 +165,7 @@ impl Core {
             return;
         }
         session.counted = None;
+        self.counters.tasks_handed_out += items.len() as u64;
         if let ExecutorState::Bound { idle_since, .. } = &mut found.state {
             *idle_since = None;
         }
@@ -176,6 +177,7 @@ impl Core {
             };
             fx.order(link, Message::Tasks(batch));
         }
+        self.watch_time(executor);
     }
 
     /// Takes results from an executor. A result of an attempt that is not the current one is
@@ -187,16 +189,21 @@ impl Core {
         now: Now,
         fx: &mut Effects,
     ) {
+        let given = results.len();
         let Some(executor) = self.executors.get_mut(id) else {
+            self.counters.results_refused += given as u64;
             return;
         };
         results.retain(|result| {
             let current = executor.tasks.get(&result.task_id) == Some(&result.attempt);
             if current {
                 executor.tasks.remove(&result.task_id);
+            } else if executor.withdrawn.get(&result.task_id) == Some(&result.attempt) {
+                executor.withdrawn.remove(&result.task_id);
             }
             current
         });
+        self.counters.results_refused += (given - results.len()) as u64;
         if results.is_empty() {
             return;
         }
@@ -251,6 +258,7 @@ impl Core {
             TaskState::Cancelled => session.cancelled += 1,
             _ => session.failed += 1,
         }
+        self.counters.task_ended(state);
         let row = Arc::new(TaskRow {
             session: key,
             id,
@@ -268,12 +276,13 @@ impl Core {
         fx.updates.push(row);
     }
 
-    /// Makes tasks pending again that an executor had and will not finish. `killed` is the task
-    /// that ran when the executor's process died, with what is known of the death.
+    /// Makes tasks pending again that an executor had and will not finish, for `why`. `killed` is
+    /// the task that ran when the executor's process died, with what is known of the death.
     pub(super) fn requeue(
         &mut self,
         key: SessionKey,
         tasks: impl IntoIterator<Item = TaskId>,
+        why: RequeueReason,
         killed: Option<(TaskId, &str)>,
         now: Now,
         fx: &mut Effects,
@@ -292,13 +301,16 @@ impl Core {
                 .map(|(_, reason)| reason);
             if let Some(reason) = reason {
                 task.kills += 1;
-                if task.kills >= MAX_KILLS {
+                let limit = self.config.task_retries;
+                if task.kills >= limit {
                     let text = format!(
-                        "the service died {MAX_KILLS} times while it ran this task; the last time: {reason}"
+                        "the service died {limit} times while it ran this task; the last time: {reason}"
                     );
                     self.finish_task((key, id), TaskState::Failed, None, Some(text), now, fx);
+                    continue;
                 }
             }
+            self.counters.task_requeued(why);
         }
         self.touched.insert(key);
         self.dirty = true;

@@ -74,6 +74,7 @@ impl Bed {
             limits: config.limits,
             retention: config.retention,
             bind_retries: config.bind_retries,
+            task_retries: config.task_retries,
         };
         let (orders, order_queue) = mpsc::channel();
         let (began_sender, began) = tokio::sync::mpsc::unbounded_channel();

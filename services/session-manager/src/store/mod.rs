@@ -11,9 +11,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use flame_core::config::cluster::{Storage, StorageSync};
-use flame_core::{ApplicationName, TaskId};
+use flame_core::{ApplicationName, NodeName, TaskId};
 
-use crate::core::{Application, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{Application, Cordon, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
 
 /// A change that has to survive.
 #[derive(Debug, Clone)]
@@ -50,6 +50,10 @@ pub enum Record {
     TaskCreated(TaskRow),
     /// A task has ended.
     TaskFinished(Arc<TaskRow>),
+    /// A node is out of service, or is so for another reason.
+    NodeCordoned(Cordon),
+    /// A node is in service again.
+    NodeUncordoned(NodeName),
     /// A call made tasks and may be repeated.
     RequestAnswered {
         /// The call.
@@ -73,6 +77,8 @@ pub struct Snapshot {
     pub applications: Vec<Application>,
     /// All sessions, in the order of their keys.
     pub sessions: Vec<StoredSession>,
+    /// Nodes that are out of service.
+    pub cordons: Vec<Cordon>,
 }
 
 /// A session as it was stored.

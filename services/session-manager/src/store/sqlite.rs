@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flame_core::config::cluster::StorageSync;
 use flame_core::state::{SessionState, TaskState};
-use flame_core::{ApplicationName, Resources, SessionId, TaskId};
+use flame_core::{ApplicationName, NodeName, Resources, SessionId, TaskId};
 use flame_rpc::v1;
 use prost::Message;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, params};
@@ -18,7 +18,7 @@ use super::backup;
 use super::upkeep::{self, SqliteUpkeep};
 use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader, Upkeep};
 use crate::core::{
-    Application, CLOSED_EVENTS, MAX_EVENTS, MAX_TASKS, RequestRow, SessionEvent, SessionKey, SessionRow,
+    Application, CLOSED_EVENTS, Cordon, MAX_EVENTS, MAX_TASKS, RequestRow, SessionEvent, SessionKey, SessionRow,
     TaskRow, is_small, node_labels,
 };
 
@@ -89,6 +89,11 @@ pub(super) const MIGRATIONS: &[&str] = &[
     DROP TABLE tasks;
     ALTER TABLE rows RENAME TO tasks;
     CREATE UNIQUE INDEX tasks_end ON tasks (end) WHERE end IS NOT NULL;
+",
+    "
+    CREATE TABLE cordons (
+        node TEXT PRIMARY KEY, drain INTEGER NOT NULL, reason TEXT, since INTEGER NOT NULL
+    ) WITHOUT ROWID;
 ",
 ];
 
@@ -255,6 +260,7 @@ impl Store for SqliteStore {
         let last_session = meta(&transaction, "last_session").map_err(&failed)?;
         let applications = load_applications(&transaction)?;
         let sessions = load_sessions(&transaction)?;
+        let cordons = load_cordons(&transaction)?;
         transaction.commit().map_err(&failed)?;
         Ok(Snapshot {
             generation,
@@ -262,6 +268,7 @@ impl Store for SqliteStore {
             last_session,
             applications,
             sessions,
+            cordons,
         })
     }
 
@@ -391,6 +398,11 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
                 ],
             )
         }
+        Record::NodeCordoned(cordon) => run(
+            "INSERT OR REPLACE INTO cordons VALUES (?, ?, ?, ?)",
+            params![cordon.node.as_str(), cordon.drain, cordon.reason, cordon.since],
+        ),
+        Record::NodeUncordoned(node) => run("DELETE FROM cordons WHERE node = ?", params![node.as_str()]),
         Record::RequestAnswered { row, forgotten } => {
             if let Some(id) = forgotten {
                 run(
@@ -429,6 +441,25 @@ fn load_applications(transaction: &Transaction<'_>) -> Result<Vec<Application>, 
         });
     }
     Ok(applications)
+}
+
+fn load_cordons(transaction: &Transaction<'_>) -> Result<Vec<Cordon>, StoreError> {
+    let failed = io("load the cordons of nodes");
+    let mut statement = transaction
+        .prepare("SELECT node, drain, reason, since FROM cordons ORDER BY node")
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    let mut cordons = Vec::new();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let node: String = row.get(0).map_err(&failed)?;
+        cordons.push(Cordon {
+            node: NodeName::new(&node).map_err(|error| damaged("cordons", error))?,
+            drain: row.get(1).map_err(&failed)?,
+            reason: row.get(2).map_err(&failed)?,
+            since: row.get(3).map_err(&failed)?,
+        });
+    }
+    Ok(cordons)
 }
 
 fn load_sessions(transaction: &Transaction<'_>) -> Result<Vec<StoredSession>, StoreError> {
@@ -482,6 +513,7 @@ fn session_row(row: &Row<'_>) -> Result<SessionRow, StoreError> {
         priority: spec.priority,
         resources: spec.resreq.as_ref().map(Resources::from).unwrap_or_default(),
         node_labels: node_labels(spec.node_selector).map_err(|error| damaged(&id, error))?,
+        task_timeout: spec.task_timeout_ms.map(Duration::from_millis),
         state: if state == 0 {
             SessionState::Open
         } else {

@@ -4,6 +4,7 @@
 //! A pass looks at every open session and every node once, and at executors only where somebody has
 //! to give way; what sessions hold is counted when it changes and not in every pass.
 
+mod explain;
 mod policy;
 mod rooms;
 mod victims;
@@ -210,19 +211,24 @@ impl Core {
         if let Some(until) = session.avoids.values().min() {
             pass.recheck_at(*until);
         }
+        let session = self.sessions.get(&key)?;
+        Some(Demand {
+            claim,
+            application: session.row.application.clone(),
+            needs: self.needs(session)?,
+            wants,
+        })
+    }
+
+    /// What an executor of `session` asks of its node.
+    fn needs(&self, session: &Session) -> Option<Needs> {
         let application = self.applications.get(session.row.application.as_str())?;
         let shim = flame_rpc::v1::Shim::try_from(application.spec.shim).map_or(Shim::Host, Shim::from);
-        let needs = Needs {
+        Some(Needs {
             unit: session.row.resources,
             shim,
             labels: Arc::clone(&session.row.node_labels),
             avoids: session.avoids.keys().cloned().collect(),
-        };
-        Some(Demand {
-            claim,
-            application: application.name.clone(),
-            needs,
-            wants,
         })
     }
 

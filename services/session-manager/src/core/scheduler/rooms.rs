@@ -68,9 +68,29 @@ impl Room {
     }
 
     fn suits(&self, needs: &Needs) -> bool {
+        self.has_shim(needs) && self.has_labels(needs) && !self.is_avoided(needs)
+    }
+
+    pub(super) fn has_shim(&self, needs: &Needs) -> bool {
         self.shims.contains(&needs.shim)
-            && needs.labels.iter().all(|label| self.labels.contains(label))
-            && !needs.avoids.contains(&self.name)
+    }
+
+    pub(super) fn has_labels(&self, needs: &Needs) -> bool {
+        needs.labels.iter().all(|label| self.labels.contains(label))
+    }
+
+    pub(super) fn is_avoided(&self, needs: &Needs) -> bool {
+        needs.avoids.contains(&self.name)
+    }
+
+    /// Whether it has the resources for such an executor now, if not a slot.
+    pub(super) fn has_resources(&self, needs: &Needs) -> bool {
+        self.free.covers(&needs.unit)
+    }
+
+    /// Whether there is room for such an executor now.
+    pub(super) fn fits(&self, needs: &Needs) -> bool {
+        self.slots > 0 && self.has_resources(needs) && self.suits(needs)
     }
 
     /// Whether the node could have such an executor if it had no other.
@@ -138,7 +158,7 @@ impl Rooms {
         let rooms = &self.rooms;
         let fits = |&&(_, _, at): &&(u64, u64, usize)| {
             let room = &rooms[at];
-            room.free.covers(&needs.unit) && room.suits(needs)
+            room.has_resources(needs) && room.suits(needs)
         };
         let large_enough = self
             .free

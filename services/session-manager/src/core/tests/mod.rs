@@ -1,6 +1,10 @@
 //! The core's rules, one test each. `Bed` plays the clients, the agents and the clock.
 
+mod cancel;
+mod census;
 mod clients;
+mod cordon;
+mod explain;
 mod failures;
 mod prefetch;
 mod requests;
@@ -32,8 +36,12 @@ pub(super) struct Bed {
     pub(super) records: Vec<Record>,
     pub(super) ended: Vec<(TaskId, TaskState, Option<String>)>,
     pub(super) acks: Vec<u64>,
+    /// Lines about events that have a number.
+    pub(super) notices: Vec<Notice>,
     /// Executors whose tasks in advance were asked for.
     pub(super) recalled: Vec<String>,
+    /// Executors that were to end without waiting for what they run.
+    pub(super) given_up: Vec<String>,
     last_link: LinkId,
 }
 
@@ -77,6 +85,7 @@ pub(super) fn config() -> CoreConfig {
         },
         retention: Retention::default(),
         bind_retries: 2,
+        task_retries: 3,
     }
 }
 
@@ -104,7 +113,9 @@ impl Bed {
             records: Vec::new(),
             ended: Vec::new(),
             acks: Vec::new(),
+            notices: Vec::new(),
             recalled: Vec::new(),
+            given_up: Vec::new(),
             last_link: 0,
         };
         if bed.core.applications.is_empty() {
@@ -126,7 +137,14 @@ impl Bed {
                         "started twice"
                     );
                 }
-                Message::Release(release) => self.releasing.push(release.executor_id),
+                Message::Release(release) => {
+                    if release.give_up {
+                        self.given_up.push(release.executor_id.clone());
+                    }
+                    if !self.releasing.contains(&release.executor_id) {
+                        self.releasing.push(release.executor_id);
+                    }
+                }
                 Message::Tasks(batch) => {
                     self.handed.extend(
                         batch
@@ -144,6 +162,7 @@ impl Bed {
         self.ended
             .extend(ended.map(|row| (row.id, row.state, row.message.clone())));
         self.records.extend(fx.records);
+        self.notices.extend(fx.notices);
         self.core.check();
         result
     }

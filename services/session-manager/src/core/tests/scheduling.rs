@@ -163,7 +163,7 @@ fn an_executor_without_work_is_released_after_its_delay_and_the_minimum_is_kept(
 #[test]
 fn nobody_starves_when_there_are_more_sessions_than_places() {
     let mut bed = Bed::new();
-    let mut link = bed.node("n", 1);
+    let link = bed.node("n", 1);
     let mut served: BTreeMap<String, usize> = BTreeMap::new();
     for id in ["a", "b", "c"] {
         bed.session(id, spec("app"));
@@ -178,31 +178,13 @@ fn nobody_starves_when_there_are_more_sessions_than_places() {
         bed.release_all(link);
         if second % 10 == 0 {
             // The agent is heard of, or the node would be lost.
-            link = bed.connect("n", 1, running(&bed));
+            bed.say(link, from_agent::Message::Heartbeat(node::Heartbeat::default()));
         }
     }
     assert!(
         served.len() == 3 && served.values().all(|count| *count > 10),
         "{served:?}"
     );
-}
-
-/// What an agent reports that has lost nothing.
-fn running(bed: &Bed) -> Vec<node::RunningExecutor> {
-    let executor = |(id, start): (&String, &StartExecutor)| node::RunningExecutor {
-        executor_id: id.clone(),
-        session_id: start.session_id.clone(),
-        application: start.application.clone(),
-        resreq: start.resreq,
-        bound: true,
-        tasks: bed
-            .handed
-            .iter()
-            .filter(|(executor, _)| executor == id)
-            .map(|(_, task)| attempt(task))
-            .collect(),
-    };
-    bed.started.iter().map(executor).collect()
 }
 
 #[test]
