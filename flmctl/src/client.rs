@@ -6,7 +6,9 @@ use std::future::Future;
 use flame_core::config::{ClientConfig, Endpoint};
 use flame_rpc::channel::{self, ChannelError};
 use flame_rpc::oversize;
-use flame_rpc::v1::{self, admin_client::AdminClient, frontend_client::FrontendClient};
+use flame_rpc::v1::{
+    self, admin_client::AdminClient, control_client::ControlClient, frontend_client::FrontendClient,
+};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status, Streaming};
 
@@ -17,6 +19,7 @@ use crate::error::CtlError;
 pub(crate) struct Client {
     frontend: FrontendClient<Channel>,
     admin: AdminClient<Channel>,
+    control: ControlClient<Channel>,
     endpoint: String,
 }
 
@@ -37,6 +40,7 @@ impl Client {
             other => CtlError::Channel(other.to_string()),
         })?;
         let admin = AdminClient::new(channel.clone());
+        let control = ControlClient::new(channel.clone()).max_decoding_message_size(oversize::MAX_ANSWER);
         let frontend = FrontendClient::new(channel)
             .max_decoding_message_size(oversize::MAX_ANSWER)
             // What is too much is said by the session manager, which knows its limit.
@@ -44,6 +48,7 @@ impl Client {
         Ok(Self {
             frontend,
             admin,
+            control,
             endpoint,
         })
     }
@@ -252,6 +257,92 @@ impl Client {
         let mut admin = self.admin.clone();
         self.request("back up the state", admin.backup(v1::BackupRequest {}))
             .await
+    }
+
+    pub(crate) async fn cancel_session(&self, id: &str) -> Result<v1::Session, CtlError> {
+        let mut control = self.control.clone();
+        let call = control.cancel_session(v1::CancelSessionRequest {
+            session_id: id.to_owned(),
+            reason: None,
+        });
+        self.request(format!("cancel and close session {id:?}"), call)
+            .await
+    }
+
+    /// False if it was cancelled before.
+    pub(crate) async fn cancel_task(
+        &self,
+        session: &str,
+        id: &str,
+        reason: Option<String>,
+    ) -> Result<bool, CtlError> {
+        let mut control = self.control.clone();
+        let call = control.cancel_task(v1::CancelTaskRequest {
+            session_id: session.to_owned(),
+            task_id: id.to_owned(),
+            reason,
+        });
+        let action = format!("cancel task {id:?} of session {session:?}");
+        Ok(self.request(action, call).await?.changed)
+    }
+
+    /// How many there were.
+    pub(crate) async fn cancel_tasks(&self, session: &str, reason: Option<String>) -> Result<u64, CtlError> {
+        let mut control = self.control.clone();
+        let call = control.cancel_tasks(v1::CancelTasksRequest {
+            session_id: session.to_owned(),
+            reason,
+        });
+        let action = format!("cancel the tasks of session {session:?}");
+        Ok(self.request(action, call).await?.cancelled)
+    }
+
+    pub(crate) async fn explain(&self, session: &str) -> Result<v1::ExplainSessionResponse, CtlError> {
+        let mut control = self.control.clone();
+        let call = control.explain_session(v1::ExplainSessionRequest {
+            session_id: session.to_owned(),
+        });
+        self.request(format!("explain session {session:?}"), call).await
+    }
+
+    pub(crate) async fn cordon_node(
+        &self,
+        name: &str,
+        drain: bool,
+        reason: Option<String>,
+    ) -> Result<v1::Node, CtlError> {
+        let mut control = self.control.clone();
+        let request = v1::CordonNodeRequest {
+            name: name.to_owned(),
+            reason,
+        };
+        if drain {
+            self.request(format!("drain node {name:?}"), control.drain_node(request))
+                .await
+        } else {
+            self.request(format!("cordon node {name:?}"), control.cordon_node(request))
+                .await
+        }
+    }
+
+    pub(crate) async fn uncordon_node(&self, name: &str) -> Result<(), CtlError> {
+        let mut control = self.control.clone();
+        let call = control.uncordon_node(v1::NodeRequest {
+            name: name.to_owned(),
+        });
+        self.request(format!("uncordon node {name:?}"), call)
+            .await
+            .map(drop)
+    }
+
+    pub(crate) async fn forget_node(&self, name: &str) -> Result<(), CtlError> {
+        let mut control = self.control.clone();
+        let call = control.forget_node(v1::NodeRequest {
+            name: name.to_owned(),
+        });
+        self.request(format!("forget node {name:?}"), call)
+            .await
+            .map(drop)
     }
 
     pub(crate) async fn executors(&self) -> Result<Vec<v1::Executor>, CtlError> {

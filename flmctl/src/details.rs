@@ -6,7 +6,9 @@ use flame_core::event;
 use flame_rpc::v1;
 
 use crate::format::{Clock, duration, payload, printable, size};
-use crate::model::{Application, Event, Executor, Node, Resources, SessionDetails, Task, WireState};
+use crate::model::{
+    Application, Event, Executor, Explanation, Node, Resources, SessionDetails, Task, WireState,
+};
 
 pub(crate) fn application(app: &Application, clock: &Clock) -> String {
     let mut page = Page::default();
@@ -69,6 +71,13 @@ pub(crate) fn session(details: &SessionDetails, clock: &Clock) -> String {
         "Nodes with",
         (!labels.is_empty()).then(|| labels.join(", ")).as_deref(),
     );
+    page.optional(
+        "Task timeout",
+        session
+            .task_timeout_ms
+            .map(|limit| crate::format::duration(0, i64::try_from(limit).unwrap_or(i64::MAX)))
+            .as_deref(),
+    );
     page.line(
         "Tasks",
         &format!(
@@ -103,6 +112,13 @@ pub(crate) fn node(node: &Node, clock: &Clock) -> String {
     page.line("Name", &node.name);
     page.line("Host name", &node.hostname);
     page.line("State", &node.state);
+    page.optional("Condition", node.condition().as_deref());
+    page.optional("Out of service", node.cordon_reason.as_deref());
+    page.optional(
+        "Held until",
+        node.held_until.map(|time| clock.local(time.0)).as_deref(),
+    );
+    page.line("Executors", &node.executors.to_string());
     page.line("Last heartbeat", &clock.moment(node.last_heartbeat_time.0));
     page.line("Capacity", &resources(&node.capacity));
     page.line("Allocatable", &resources(&node.allocatable));
@@ -125,6 +141,22 @@ pub(crate) fn executor(executor: &Executor) -> String {
     page.optional("Session", executor.session_id.as_deref());
     page.line("Resources", &resources(&executor.resreq));
     page.line("Shim", &executor.shim);
+    page.render()
+}
+
+pub(crate) fn explanation(explanation: &Explanation) -> String {
+    let mut page = Page::default();
+    page.line("Session", &explanation.session_id);
+    page.line("State", &explanation.state);
+    let tasks = format!("{} pending, {} running", explanation.pending, explanation.running);
+    page.line("Tasks", &tasks);
+    let executors = format!(
+        "{} of {} that it has use for",
+        explanation.executors, explanation.wanted
+    );
+    page.line("Executors", &executors);
+    let texts: Vec<String> = explanation.reasons.iter().map(|r| r.text.clone()).collect();
+    page.list("Why", &texts);
     page.render()
 }
 

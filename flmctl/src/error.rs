@@ -56,6 +56,9 @@ pub(crate) enum CtlError {
         state: String,
         reason: String,
     },
+    /// The time to wait for a node that drains is over.
+    #[error("node {node} still has {executors} executors")]
+    StillRuns { node: String, executors: u32 },
     /// The watch ended before the task did.
     #[error("lost sight of task {task} of session {session}, which was {state}: {reason}")]
     WatchEnded {
@@ -85,6 +88,9 @@ impl CtlError {
             Self::Usage(_) => "see flmctl --help".to_owned(),
             Self::Manifest { .. } => "see flmctl register application --help".to_owned(),
             Self::TaskEnded { task, session, .. } => format!("see flmctl view task {task} -s {session}"),
+            Self::StillRuns { node, .. } => {
+                format!("flmctl list executors shows them; it goes on, see flmctl view node {node}")
+            }
             Self::WatchEnded { task, session, .. } => {
                 format!("go on with flmctl watch task {task} -s {session}")
             }
@@ -104,6 +110,7 @@ impl CtlError {
             Self::Manifest { .. } => "manifest".to_owned(),
             Self::File { .. } => "file".to_owned(),
             Self::TaskEnded { .. } => "task_ended".to_owned(),
+            Self::StillRuns { .. } => "still_runs".to_owned(),
             Self::WatchEnded { .. } => "watch_ended".to_owned(),
             Self::Backup(_) => "backup".to_owned(),
             Self::Output(_) => "output".to_owned(),

@@ -1,6 +1,7 @@
 //! Times, durations, sizes and payloads as text.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use jiff::tz::TimeZone;
@@ -115,6 +116,25 @@ pub(crate) fn seconds(text: &str) -> Result<i64, String> {
         }
     };
     if seconds < 0 { Err(wrong()) } else { Ok(seconds) }
+}
+
+/// Reads a time above 0: seconds, which may have a fraction, or with units such as `500ms` or `5m`.
+pub(crate) fn time_limit(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no time above 0; write seconds or e.g. 500ms, 1.5s, 5m, 1h");
+    let text = text.trim();
+    let time = match flame_core::duration::parse_seconds(text) {
+        Ok(time) => time,
+        Err(_) => {
+            let read: SignedDuration = text.parse().map_err(|_| wrong())?;
+            Duration::try_from(read).map_err(|_| wrong())?
+        }
+    };
+    if millis(time) == 0 { Err(wrong()) } else { Ok(time) }
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How many bytes of a payload that is no text are shown.
@@ -237,6 +257,22 @@ mod tests {
         assert_eq!(size(1023), "1023 B");
         assert_eq!(size(1536), "1.5 KiB");
         assert_eq!(size(8 << 30), "8.0 GiB");
+    }
+
+    #[test]
+    fn time_limits_have_fractions_or_units() {
+        for (text, millis) in [
+            ("2", 2000),
+            ("0.25", 250),
+            ("500ms", 500),
+            ("1.5s", 1500),
+            ("5m", 300_000),
+        ] {
+            assert_eq!(time_limit(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "0", "-1", "0.0001", "soon", "-5m"] {
+            assert!(time_limit(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

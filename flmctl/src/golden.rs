@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 
 use crate::cli::Format;
 use crate::format::Clock;
-use crate::model::{Application, Executor, Node, Session, SessionDetails, Task};
+use crate::model::{Application, Executor, Explanation, Node, Session, SessionDetails, Task};
 use crate::printer::Printer;
 use crate::{details, table};
 
@@ -95,6 +95,7 @@ fn session() -> v1::Session {
                 gpu: 1,
             }),
             node_selector: [("zone".to_owned(), "a".to_owned())].into(),
+            task_timeout_ms: Some(90_000),
         }),
         status: Some(v1::SessionStatus {
             state: v1::SessionState::Open.into(),
@@ -176,7 +177,43 @@ fn node() -> Node {
                 address: "10.0.0.1".into(),
             }],
             last_heartbeat_time: CREATED + 325_000,
+            phase: v1::NodePhase::Suspect.into(),
+            cordoned: true,
+            draining: true,
+            executors: 2,
+            held_until: Some(CREATED + 350_000),
+            cordon_reason: Some("a new kernel".into()),
         }),
+    })
+}
+
+fn explanation() -> Explanation {
+    Explanation::from(v1::ExplainSessionResponse {
+        session_id: "counter-a1b2c3".into(),
+        state: 0,
+        pending: 10,
+        running: 2,
+        executors: 2,
+        wanted: 8,
+        reasons: vec![
+            v1::Reason {
+                code: "room_is_held".into(),
+                text: "the room for cpu=1,mem=1G,gpu=0 on node n1 is held by session x (3 executors, priority 5)".into(),
+                nodes: vec!["n1".into()],
+                holders: vec![v1::Holder {
+                    session_id: "x".into(),
+                    priority: 5,
+                    executors: 3,
+                    busy: 2,
+                }],
+                data: [("highest_priority".to_owned(), "5".to_owned())].into(),
+            },
+            v1::Reason {
+                code: "running".into(),
+                text: "it runs on 2 of 8 executors that it has use for".into(),
+                ..Default::default()
+            },
+        ],
     })
 }
 
@@ -262,6 +299,7 @@ fn pages() {
     {
         assert_snapshot!(*name, details::task(&task, &clock));
     }
+    assert_snapshot!("explain", details::explanation(&explanation()));
     assert_snapshot!("view_executor", details::executor(&executors().remove(0)));
 }
 
@@ -272,6 +310,7 @@ fn json_documents() {
     assert_snapshot!("json_sessions", json(&sessions()));
     assert_snapshot!("json_tasks", json(&tasks()));
     assert_snapshot!("json_node", json(&node()));
+    assert_snapshot!("json_explanation", json(&explanation()));
     assert_snapshot!("json_executors", json(&executors()));
 }
 

@@ -1,4 +1,5 @@
-//! `flmctl`, the user command line of Flame. It speaks the Frontend service, and Admin for backups.
+//! `flmctl`, the user command line of Flame. It speaks the services Frontend,
+//! Control and Admin.
 
 mod cli;
 mod client;
@@ -22,7 +23,7 @@ use flame_core::config::ClientConfig;
 
 use cli::{Cli, Command, Create, Format, Global, Watch};
 use client::Client;
-use commands::{apply, backup, create, docs, end, list, view, watch};
+use commands::{apply, backup, cancel, create, docs, end, explain, list, node, view, watch};
 use error::{CtlError, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE};
 use printer::Printer;
 
@@ -121,9 +122,17 @@ async fn run(cli: Cli) -> Result<(), CtlError> {
             create::task(&connect(&global).await?, &printer, spec, args.wait).await
         }
         Command::Close(args) => {
-            let ids = end::ids(args)?;
-            end::run(&connect(&global).await?, &printer, end::End::Close, &ids).await
+            let ids = end::ids(args.which)?;
+            let end = if args.cancel_running {
+                end::End::CancelAndClose
+            } else {
+                end::End::Close
+            };
+            end::run(&connect(&global).await?, &printer, end, &ids).await
         }
+        Command::Cancel(args) => cancel::run(&connect(&global).await?, &printer, args).await,
+        Command::Explain(args) => explain::run(&connect(&global).await?, &printer, &args.session).await,
+        Command::Node(command) => node::run(&connect(&global).await?, &printer, command).await,
         Command::Delete(args) => {
             let ids = end::ids(args)?;
             end::run(&connect(&global).await?, &printer, end::End::Delete, &ids).await

@@ -103,20 +103,26 @@ pub(crate) fn tasks(items: &[Task], printer: &Printer) -> String {
 }
 
 pub(crate) fn nodes(items: &[Node], printer: &Printer) -> String {
-    let header = ["NAME", "STATE", "CPU", "MEMORY", "GPU", "HEARTBEAT"];
-    let mut table = Rows::new(printer, &header, &["ALLOCATABLE", "ARCH", "OS", "ADDRESSES"]);
+    let header = ["NAME", "STATE", "CONDITION", "CPU", "MEMORY", "GPU", "HEARTBEAT"];
+    let mut table = Rows::new(
+        printer,
+        &header,
+        &["EXECUTORS", "ALLOCATABLE", "ARCH", "OS", "ADDRESSES"],
+    );
     for node in items {
         let addresses: Vec<String> = node.addresses.iter().map(|a| a.address.clone()).collect();
         table.add(
             vec![
                 text(&node.name),
                 state(&node.state),
+                optional(node.condition().as_deref()),
                 text(&node.capacity.cpu.to_string()),
                 text(&size(node.capacity.memory)),
                 text(&node.capacity.gpu.to_string()),
                 text(&printer.clock.age(node.last_heartbeat_time.0)),
             ],
             vec![
+                text(&node.executors.to_string()),
                 text(&node.allocatable.to_string()),
                 optional(Some(&node.arch)),
                 optional(Some(&node.os)),

@@ -1,6 +1,7 @@
 //! The command line: every flag is defined here once; help, completions and man pages come from it.
 
 mod apply;
+mod control;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use flame_core::config::Endpoint;
 pub(crate) use apply::{
     ApplyApplication, ApplyArgs, ApplyNoun, ShimArg, SpecFlags, UnregisterArgs, UnregisterNoun,
 };
+pub(crate) use control::{CancelArgs, ExplainArgs, NodeCommand, NodeOut};
 
 /// User command line of Flame: applications, sessions, tasks, nodes and executors.
 #[derive(Debug, Parser)]
@@ -78,7 +80,14 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Create(Create),
     /// Close sessions: they take no more tasks, pending tasks are cancelled
-    Close(EndArgs),
+    Close(CloseArgs),
+    /// Cancel a task, or all tasks of a session that have not ended
+    Cancel(CancelArgs),
+    /// Say why a session does not run, or not faster
+    Explain(ExplainArgs),
+    /// Take a node out of service, and into service again
+    #[command(subcommand)]
+    Node(NodeCommand),
     /// Delete closed sessions with their tasks
     Delete(EndArgs),
     /// Register an application, from a file or from flags
@@ -221,6 +230,9 @@ pub(crate) struct CreateSession {
     /// Label that a node has to have to run the session; may be given several times
     #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
     pub(crate) node_selector: Vec<(String, String)>,
+    /// A task that runs longer than this fails, e.g. 30, 0.5 or 5m [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = crate::format::time_limit)]
+    pub(crate) task_timeout: Option<std::time::Duration>,
     /// File with the data that all tasks of the session share (- is standard input)
     #[arg(long, value_name = "FILE")]
     pub(crate) common_data: Option<PathBuf>,
@@ -249,6 +261,15 @@ pub(crate) struct EndArgs {
     /// Id of the session
     #[arg(short, long = "session", value_name = "ID")]
     pub(crate) sessions: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CloseArgs {
+    #[command(flatten)]
+    pub(crate) which: EndArgs,
+    /// Cancel tasks that run; without this a session with running tasks is not closed
+    #[arg(long, global = true)]
+    pub(crate) cancel_running: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -327,6 +348,13 @@ mod tests {
             "flmctl list apps -e localhost",
             "flmctl watch task 1",
             "flmctl backup",
+            "flmctl cancel",
+            "flmctl cancel -t 1",
+            "flmctl explain",
+            "flmctl node",
+            "flmctl node cordon",
+            "flmctl node forget",
+            "flmctl create session -a x --task-timeout 0",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -36,6 +36,7 @@ pub(crate) async fn session_request(args: CreateSession) -> Result<v1::CreateSes
         priority: args.priority,
         resreq: args.resreq.map(v1::ResourceRequirement::from),
         node_selector: args.node_selector.into_iter().collect(),
+        task_timeout_ms: args.task_timeout.map(format::millis),
     };
     Ok(v1::CreateSessionRequest {
         session_id: id,

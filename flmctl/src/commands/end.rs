@@ -11,6 +11,8 @@ use crate::printer::Printer;
 pub(crate) enum End {
     /// Take no more tasks.
     Close,
+    /// Take no more tasks, and cancel those that run.
+    CancelAndClose,
     /// Remove from the record.
     Delete,
 }
@@ -39,12 +41,13 @@ pub(crate) async fn run(
     for id in ids {
         let answer = match end {
             End::Close => client.close_session(id).await,
+            End::CancelAndClose => client.cancel_session(id).await,
             End::Delete => client.delete_session(id).await,
         };
         match answer {
             Ok(wire) => {
                 if !printer.is_json() {
-                    let done = if end == End::Close { "closed" } else { "deleted" };
+                    let done = if end == End::Delete { "deleted" } else { "closed" };
                     printer.text(&format!("session {id} {done}\n"))?;
                 }
                 ended.push(SessionDetails::from(wire).session);

@@ -2,10 +2,13 @@
 
 pub(crate) mod apply;
 pub(crate) mod backup;
+pub(crate) mod cancel;
 pub(crate) mod create;
 pub(crate) mod docs;
 pub(crate) mod end;
+pub(crate) mod explain;
 pub(crate) mod list;
+pub(crate) mod node;
 pub(crate) mod view;
 pub(crate) mod watch;
 

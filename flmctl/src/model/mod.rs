@@ -1,6 +1,7 @@
 //! What is shown: the wire's messages as plain values. Their JSON form is a contract with scripts
 //! (docs/flmctl.md): add fields, never rename or remove one.
 
+mod explanation;
 mod payload;
 mod state;
 
@@ -11,6 +12,7 @@ use flame_rpc::v1;
 use serde::{Serialize, Serializer};
 
 use crate::format;
+pub(crate) use explanation::Explanation;
 use payload::{common_data, input, output};
 pub(crate) use state::WireState;
 use state::state;
@@ -74,6 +76,7 @@ pub(crate) struct Session {
     pub(crate) batch_size: u32,
     pub(crate) resreq: Option<Resources>,
     pub(crate) node_selector: BTreeMap<String, String>,
+    pub(crate) task_timeout_ms: Option<u64>,
     pub(crate) tasks: Counts,
     pub(crate) creation_time: Time,
     pub(crate) completion_time: Option<Time>,
@@ -129,6 +132,13 @@ pub(crate) struct Node {
     pub(crate) os: String,
     pub(crate) addresses: Vec<Address>,
     pub(crate) last_heartbeat_time: Time,
+    /// Nothing from a session manager that has no phases.
+    pub(crate) phase: Option<String>,
+    pub(crate) cordoned: bool,
+    pub(crate) cordon_reason: Option<String>,
+    pub(crate) draining: bool,
+    pub(crate) held_until: Option<Time>,
+    pub(crate) executors: u32,
 }
 
 /// One address of a node.
@@ -234,6 +244,7 @@ impl From<v1::Session> for SessionDetails {
             batch_size: spec.batch_size,
             resreq: spec.resreq.map(Resources::from),
             node_selector: spec.node_selector.into_iter().collect(),
+            task_timeout_ms: spec.task_timeout_ms,
             tasks: Counts {
                 pending: status.pending,
                 running: status.running,
@@ -292,8 +303,8 @@ impl Task {
 
 impl From<v1::Node> for Node {
     fn from(wire: v1::Node) -> Self {
-        let status = wire.status.unwrap_or_default();
-        let info = status.info.unwrap_or_default();
+        let mut status = wire.status.unwrap_or_default();
+        let info = status.info.take().unwrap_or_default();
         let address = |wire: v1::NodeAddress| Address {
             kind: wire.r#type,
             address: wire.address,
@@ -306,9 +317,38 @@ impl From<v1::Node> for Node {
             allocatable: status.allocatable.unwrap_or_default().into(),
             arch: info.arch,
             os: info.os,
-            addresses: status.addresses.into_iter().map(address).collect(),
+            addresses: std::mem::take(&mut status.addresses)
+                .into_iter()
+                .map(address)
+                .collect(),
             last_heartbeat_time: Time(status.last_heartbeat_time),
+            phase: (status.phase() != v1::NodePhase::Unspecified)
+                .then(|| state::<v1::NodePhase>(status.phase)),
+            cordoned: status.cordoned,
+            cordon_reason: status.cordon_reason.clone(),
+            draining: status.draining,
+            held_until: status.held_until.map(Time),
+            executors: status.executors,
         }
+    }
+}
+
+impl Node {
+    /// What there is to say about it beside its state, in words.
+    pub(crate) fn condition(&self) -> Option<String> {
+        let mut words = Vec::new();
+        words.extend(self.phase.clone().filter(|phase| phase != "Ready"));
+        if self.draining && self.executors == 0 {
+            words.push("drained".to_owned());
+        } else if self.draining {
+            words.push("draining".to_owned());
+        } else if self.cordoned {
+            words.push("cordoned".to_owned());
+        }
+        if self.held_until.is_some() {
+            words.push("unstable".to_owned());
+        }
+        (!words.is_empty()).then(|| words.join(","))
     }
 }
 

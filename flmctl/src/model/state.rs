@@ -27,6 +27,7 @@ wire_states! {
     SessionState, "", ["Open", "Closed"];
     TaskState, "", ["Pending", "Running", "Succeed", "Failed", "Cancelled"];
     NodeState, "", ["Unknown", "Ready", "NotReady"];
+    NodePhase, "NodePhase", ["Unspecified", "Ready", "Suspect", "Lost", "Left"];
     ExecutorState, "Executor", [
         "Unknown", "Void", "Idle", "Binding", "Bound", "Unbinding", "Releasing", "Released"
     ];

@@ -9,7 +9,7 @@ async fn a_session_is_created_as_asked() {
     let fake = filled();
     let url = serve(fake.clone()).await;
     let line = "create session -a counter -s mine --priority 7 --min-instances 1 --max-instances 2 \
-                --resreq cpu=2,mem=4g --node-selector zone=a --common-data -";
+                --resreq cpu=2,mem=4g --node-selector zone=a --task-timeout 1.5 --common-data -";
     let args: Vec<&str> = line.split_whitespace().collect();
     let output = flmctl_with(&url, &args, b"shared\0data").await;
     assert_eq!(stdout(&output), "mine\n");
@@ -26,6 +26,7 @@ async fn a_session_is_created_as_asked() {
             gpu: 0,
         }),
         node_selector: [("zone".to_owned(), "a".to_owned())].into(),
+        task_timeout_ms: Some(1500),
     };
     let request = v1::CreateSessionRequest {
         session_id: "mine".into(),
