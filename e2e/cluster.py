@@ -15,13 +15,17 @@ SCRIPT = ROOT / "hack/local-test.sh"
 LOG_LINES = 60
 
 
+METRICS_DISTANCE = 1000
+
+
 def free_port():
-    """A port P so that P (frontend) and P + 1 (node link) are free."""
+    """A port P so that P (frontend), P + 1 (node link) and P + 1000 (metrics) are free."""
     for _ in range(200):
-        port = random.randrange(20000, 30000, 2)
-        if _bindable(port) and _bindable(port + 1):
+        # Every other thousand, so that the metrics of one cluster are never the frontend of another.
+        port = random.randrange(20000, 30000, 2 * METRICS_DISTANCE) + random.randrange(0, METRICS_DISTANCE, 2)
+        if all(_bindable(wanted) for wanted in (port, port + 1, port + METRICS_DISTANCE)):
             return port
-    raise RuntimeError("no two neighbouring free ports found")
+    raise RuntimeError("no free ports found")
 
 
 def _bindable(port):

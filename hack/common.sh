@@ -53,15 +53,16 @@ endpoint_port() {
 # Whether something accepts connections on this port of the loopback address.
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# Prints a port P so that P (frontend) and P+1 (node link) are both free.
+# Prints a port P so that P (frontend), P+1 (node link) and P+1000 (metrics) are free: in every other
+# thousand, so that the metrics of one cluster are never the frontend of another.
 free_port() {
     local port try
     for try in $(seq 1 200); do
-        port=$((20000 + (RANDOM % 5000) * 2))
-        if ! port_taken "$port" && ! port_taken $((port + 1)); then
+        port=$((20000 + (RANDOM % 5) * 2000 + (RANDOM % 500) * 2))
+        if ! port_taken "$port" && ! port_taken $((port + 1)) && ! port_taken $((port + 1000)); then
             printf '%s\n' "$port"
             return
         fi
     done
-    die "no two neighbouring free ports found after $try tries"
+    die "no free ports found after $try tries"
 }

@@ -14,7 +14,7 @@
 # Every command may be repeated. Clusters with other INSTALL_PREFIX and port work side by side.
 #   INSTALL_PREFIX   where (default /tmp/flame-dev)
 #   FLAME_ENDPOINT   address of the cluster (default: as installed, else http://127.0.0.1:8080; the next port is
-#                    the node link)
+#                    the node link, and the one 1000 above serves metrics)
 #   FLAME_BIN_DIR    built binaries (default: cargo's target folder, the newer of release and debug)
 set -euo pipefail
 . "$(dirname "$0")/common.sh"

@@ -212,13 +212,14 @@ def flmping(program, *words, env=None):
 
 
 def free_port():
-    """A port that is free, and the next one too."""
+    """A port that is free, and so are those of the node link and of metrics."""
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("0.0.0.0", 0))
-            port = first.getsockname()[1]
+        with socket.socket() as frontend, socket.socket() as node_link, socket.socket() as metrics:
+            frontend.bind(("0.0.0.0", 0))
+            port = frontend.getsockname()[1]
             try:
-                second.bind(("0.0.0.0", port + 1))
+                node_link.bind(("0.0.0.0", port + 1))
+                metrics.bind(("0.0.0.0", port + 1000))
             except (OSError, OverflowError):
                 continue
             return port
