@@ -7,6 +7,7 @@ use std::sync::Arc;
 use clap::Parser;
 use flame_core::NodeName;
 use flame_core::config::ClusterConfig;
+use flame_core::lifecycle::LifecycleEvent;
 use flame_node_agent::agent::{Agent, Identity, Outcome};
 use flame_node_agent::capacity;
 use flame_node_agent::directories::{Directories, Wanted};
@@ -113,7 +114,12 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         instance: uuid::Uuid::new_v4().to_string(),
         capacity,
     };
-    tracing::info!(node = %identity.node, config = %path.display(), "offers {capacity}");
+    tracing::info!(
+        message_id = %LifecycleEvent::DaemonReady.message_id(),
+        flame_node = %identity.node,
+        flame_config = %path.display(),
+        "offers {capacity}"
+    );
     Agent::new(identity, host, link, Notifier::from_env())
         .run()
         .await

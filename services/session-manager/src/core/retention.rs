@@ -148,6 +148,7 @@ impl Core {
 
     pub(super) fn forget_session(&mut self, key: SessionKey, fx: &mut Effects) {
         if let Some(session) = self.sessions.remove(&key) {
+            self.counters.sessions_removed += 1;
             self.session_keys.remove(session.row.id.as_str());
             self.closed.remove(&session.row);
             fx.records.push(Record::SessionRemoved(key));

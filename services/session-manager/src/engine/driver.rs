@@ -17,7 +17,9 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::links::Links;
 use super::storing::{Committed, Storage, StoreHealth};
 use super::{Job, Release};
-use crate::core::{Core, CoreError, Effects, LinkId, Notice, NoticeLevel, Now, SessionKey, TaskRow};
+use crate::core::{Core, CoreError, Effects, LinkId, Now, SessionKey, Summary, TaskRow};
+use crate::metrics::Metrics;
+use crate::notices;
 use crate::store::{Record, StoreError};
 use crate::watch::Watchers;
 
@@ -29,9 +31,10 @@ const MAX_WAITING: usize = 65_536;
 
 /// A commit costs a sync, which is long compared with the work for one record. Under load commits
 /// begin at least this far apart, so that many records share one.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(1);
-/// Up to that many records are no load: they are stored at once, because somebody waits for each.
-const FEW_RECORDS: usize = 8;
+const COMMIT_INTERVAL: Duration = Duration::from_millis(2);
+/// With up to that many open tasks somebody waits for each of them: what they leave is stored at
+/// once. With more they wait for each other anyway.
+const FEW_TASKS: u64 = 64;
 
 /// Wait between two tries to store what could not be stored.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -61,6 +64,7 @@ pub(super) struct Driver {
     pub(super) watchers: Arc<Watchers>,
     pub(super) links: Arc<Links>,
     pub(super) health: Arc<StoreHealth>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) started: Instant,
 }
 
@@ -73,7 +77,10 @@ struct Run {
     /// Waits for the commit that is under way, if one is.
     storing: Option<Batch>,
     last_commit: Instant,
-    last_size: usize,
+    /// Records of the commit that is under way.
+    storing_size: usize,
+    /// Tasks that have not ended.
+    open_tasks: u64,
     /// The store failed, and is tried again then.
     retry_at: Option<Instant>,
     alarm: Pin<Box<Sleep>>,
@@ -93,13 +100,16 @@ impl Driver {
     /// commanded is durable.
     pub(super) async fn run(self, stop: oneshot::Receiver<()>) {
         let now = Instant::now();
+        let Summary { pending, running, .. } = self.core.summary();
+        let open_tasks = pending + running;
         let run = Run {
             driver: self,
             records: Vec::new(),
             waiting: Batch::default(),
             storing: None,
             last_commit: now,
-            last_size: 0,
+            storing_size: 0,
+            open_tasks: open_tasks as u64,
             retry_at: None,
             alarm: Box::pin(sleep(Duration::ZERO)),
         };
@@ -113,6 +123,7 @@ impl Run {
         let mut jobs = Vec::new();
         loop {
             self.begin_commit();
+            self.measure_queues();
             if !open && self.is_settled() {
                 break;
             }
@@ -171,11 +182,13 @@ impl Run {
 
     /// Applies commands, and what has become due.
     fn apply(&mut self, jobs: &mut Vec<Job>) {
+        let (began, commands) = (Instant::now(), jobs.len());
         let now = self.now();
         let mut fx = Effects {
             records: std::mem::take(&mut self.records),
             ..Effects::default()
         };
+        let known = fx.records.len();
         let core = &mut self.driver.core;
         for job in jobs.drain(..) {
             let before = fx.records.len();
@@ -183,14 +196,27 @@ impl Run {
             let changed = fx.records.len() > before;
             self.waiting.replies.push(Reply { release, changed });
         }
-        core.settle(now, &mut fx);
+        core.settle_what_is_due(now, &mut fx);
+        if core.wants_pass(now) {
+            let began = Instant::now();
+            core.pass(now, &mut fx);
+            self.driver.metrics.passed(began.elapsed());
+        }
+        self.driver.metrics.applied(commands, began.elapsed());
         self.driver.links.send(fx.orders);
-        fx.notices.iter().for_each(log);
+        fx.notices.iter().for_each(notices::log);
         if self.driver.watchers.watches_tasks() {
             // What has ended meanwhile is among the updates.
             let watched = self.driver.watchers.watched_of(&fx.handed_out);
             let rows = watched.into_iter().filter_map(|task| core.live_row(task));
             self.waiting.updates.extend(rows.map(Arc::new));
+        }
+        for record in &fx.records[known..] {
+            match record {
+                Record::TaskCreated(_) => self.open_tasks += 1,
+                Record::TaskFinished(_) => self.open_tasks = self.open_tasks.saturating_sub(1),
+                _ => {}
+            }
         }
         self.records = fx.records;
         self.waiting.answers.extend(fx.answers);
@@ -209,8 +235,8 @@ impl Run {
         let now = Instant::now();
         while self.storing.is_none() && !self.records.is_empty() && self.commit_at() <= now {
             let records = std::mem::take(&mut self.records);
+            self.storing_size = records.len();
             self.last_commit = now;
-            self.last_size = records.len();
             self.storing = Some(std::mem::take(&mut self.waiting));
             if let Some(committed) = self.driver.storage.commit(records) {
                 self.on_committed(committed);
@@ -218,22 +244,33 @@ impl Run {
         }
     }
 
+    fn measure_queues(&self) {
+        let metrics = &self.driver.metrics;
+        metrics
+            .waiting_records
+            .set((self.records.len() + self.storing_size) as u64);
+        metrics.queued_commands.set(self.driver.jobs.len() as u64);
+    }
+
     /// When the next commit may begin.
     fn commit_at(&self) -> Instant {
         match self.retry_at {
             Some(at) => at,
-            None if self.last_size.max(self.records.len()) <= FEW_RECORDS => self.last_commit,
+            None if self.open_tasks <= FEW_TASKS => self.last_commit,
             None => self.last_commit + COMMIT_INTERVAL,
         }
     }
 
     fn on_committed(&mut self, (mut records, result): Committed) {
         let batch = self.storing.take().unwrap_or_default();
+        self.storing_size = 0;
         match result {
             Ok(()) => {
+                let took = self.last_commit.elapsed();
+                self.driver.metrics.committed(records.len(), took);
                 if self.retry_at.take().is_some() {
                     self.driver.health.set(None);
-                    tracing::info!("state can be stored again");
+                    notices::store_recovered();
                 }
                 self.release(batch);
                 if self.records.is_empty() {
@@ -242,8 +279,9 @@ impl Run {
             }
             Err(error) => {
                 if self.retry_at.is_none() {
-                    tracing::error!(%error, "state cannot be stored; nothing new is taken, and storing is tried again");
+                    notices::store_failed(&error);
                 }
+                self.driver.metrics.commit_failed();
                 self.retry_at = Some(Instant::now() + STORE_RETRY);
                 self.driver.health.set(Some(error.to_string()));
                 // All of it again, in the same order.
@@ -313,16 +351,5 @@ impl Batch {
         self.updates.extend(later.updates);
         self.closed.extend(later.closed);
         self.hang_up.extend(later.hang_up);
-    }
-}
-
-fn log(notice: &Notice) {
-    let session = notice.session.as_ref().map(tracing::field::display);
-    let node = notice.node.as_ref().map(tracing::field::display);
-    let executor = notice.executor.as_ref().map(tracing::field::display);
-    let text = notice.text.as_str();
-    match notice.level {
-        NoticeLevel::Info => tracing::info!(session, node, executor, "{text}"),
-        NoticeLevel::Warn => tracing::warn!(session, node, executor, "{text}"),
     }
 }

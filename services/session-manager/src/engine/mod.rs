@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::core::{Core, CoreError, Effects, LinkId, Now, SessionKey, Summary, TaskKey};
+use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::watch::{SessionWatch, Watch, Watchers};
 use driver::Driver;
@@ -35,6 +36,7 @@ pub struct Engine {
     watchers: Arc<Watchers>,
     links: Arc<Links>,
     health: Arc<StoreHealth>,
+    metrics: Arc<Metrics>,
 }
 
 /// What runs behind an [`Engine`]: a task on the present runtime, and the store's thread. Dropping
@@ -57,6 +59,7 @@ impl Engine {
             watchers: Arc::new(Watchers::default()),
             links: Arc::new(Links::default()),
             health: Arc::new(StoreHealth::default()),
+            metrics: Arc::new(Metrics::default()),
         };
         let driver = Driver {
             core,
@@ -65,6 +68,7 @@ impl Engine {
             watchers: Arc::clone(&engine.watchers),
             links: Arc::clone(&engine.links),
             health: Arc::clone(&engine.health),
+            metrics: Arc::clone(&engine.metrics),
             started: Instant::now(),
         };
         let (stop, stopped) = oneshot::channel();
@@ -119,6 +123,30 @@ impl Engine {
     fn post(&self, job: impl FnOnce(&mut Core, Now, &mut Effects) -> Release + Send + 'static) {
         // After the stop nothing is taken any more; dropping the job tells whoever waits for it.
         let _stopped = self.jobs.send(Box::new(job));
+    }
+
+    /// Looks at the core without waiting for the store: what is seen may not be durable. Nothing if
+    /// the daemon stops.
+    pub(crate) async fn peek<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Core, Now) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (sender, receiver) = oneshot::channel();
+        self.tell(move |core, now, _| {
+            // Whoever asked may not wait any longer.
+            let _gone = sender.send(look(core, now));
+        });
+        receiver.await.ok()
+    }
+
+    /// What is measured while the engine works.
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Waits until a commit failed, or succeeded after one that failed; for one waiter.
+    pub(crate) async fn store_health_changed(&self) {
+        self.health.changed().await;
     }
 
     /// Numbers for the STATUS line, through the core and the store: proof that both work.

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::core::CoreError;
@@ -90,6 +91,7 @@ fn run(mut store: Box<dyn Store>, work: &Receiver<Vec<Record>>, done: &Unbounded
 pub(super) struct StoreHealth {
     failed: AtomicBool,
     reason: Mutex<String>,
+    changed: Notify,
 }
 
 impl StoreHealth {
@@ -106,5 +108,11 @@ impl StoreHealth {
     pub(super) fn set(&self, reason: Option<String>) {
         self.failed.store(reason.is_some(), Ordering::Release);
         *self.reason.lock().unwrap_or_else(PoisonError::into_inner) = reason.unwrap_or_default();
+        self.changed.notify_one();
+    }
+
+    /// Waits until something was set since the last call; for one waiter.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
     }
 }
