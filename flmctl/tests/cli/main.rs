@@ -4,6 +4,7 @@
 
 mod backup;
 mod change;
+mod control;
 mod process;
 mod read;
 mod support;
