@@ -110,7 +110,7 @@ def test_metrics_agree_with_flmctl(local_cluster):
 def test_health_is_told_over_http_and_grpc(local_cluster):
     assert get(local_cluster.port + METRICS_DISTANCE, "/healthz") == (200, "ok\n")
     assert get(local_cluster.port + METRICS_DISTANCE, "/secrets")[0] == 404
-    for service in (b"", b"flame.v1.Frontend", b"flame.v1.FrontendBatch"):
+    for service in (b"", b"flame.v1.Frontend", b"flame.v1.FrontendBatch", b"flame.v1.Control"):
         assert check(local_cluster, service) == SERVING
     with pytest.raises(grpc.RpcError) as refused:
         check(local_cluster, b"flame.v1.Nothing")

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use flame_rpc::v1::control_server::ControlServer;
 use flame_rpc::v1::frontend_batch_server::FrontendBatchServer;
 use flame_rpc::v1::frontend_server::FrontendServer;
 use tonic::server::NamedService;
@@ -10,6 +11,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::batch::BatchService;
+use crate::control::ControlService;
 use crate::engine::Engine;
 use crate::frontend::FrontendService;
 
@@ -20,10 +22,11 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What clients may ask for: the whole server, and the services that need core and store.
-const SERVICES: [&str; 3] = [
+const SERVICES: [&str; 4] = [
     "",
     <FrontendServer<FrontendService> as NamedService>::NAME,
     <FrontendBatchServer<BatchService> as NamedService>::NAME,
+    <ControlServer<ControlService> as NamedService>::NAME,
 ];
 
 /// Asks a question that goes through the core and the store.

@@ -56,6 +56,10 @@ pub struct NodeCensus {
     pub lost: usize,
     /// Their agent stopped.
     pub left: usize,
+    /// Those, in any state, that somebody has cordoned or drained.
+    pub cordoned: usize,
+    /// Those whose link comes and goes, so that they get no new executors for a while.
+    pub unstable: usize,
     /// Those, in any state, that get executors and tasks.
     pub take_work: usize,
 }
@@ -112,6 +116,8 @@ impl Core {
                 NodeState::Lost => &mut nodes.lost,
                 NodeState::Left => &mut nodes.left,
             } += 1;
+            nodes.cordoned += usize::from(node.cordon.is_some());
+            nodes.unstable += usize::from(node.stability.is_held());
             if node.takes_work() {
                 nodes.take_work += 1;
                 census.allocatable = census.allocatable.plus(&node.hello.allocatable);

@@ -146,6 +146,16 @@ impl Census {
             ],
         )?;
         writer.gauge(
+            "nodes_cordoned",
+            "Nodes that somebody has cordoned or drained",
+            nodes.cordoned as f64,
+        )?;
+        writer.gauge(
+            "nodes_unstable",
+            "Nodes whose link comes and goes, so that they get no new executors for a while",
+            nodes.unstable as f64,
+        )?;
+        writer.gauge(
             "nodes_taking_work",
             "Nodes that get executors and tasks: ready, connected, and neither draining nor taken out of service",
             nodes.take_work as f64,

@@ -174,6 +174,8 @@ fn everything_in_a_census_is_shown_once() {
             suspect: 22,
             lost: 23,
             left: 24,
+            cordoned: 38,
+            unstable: 39,
             take_work: 25,
         },
         executors: ExecutorCensus {
@@ -212,6 +214,8 @@ fn everything_in_a_census_is_shown_once() {
         ("flame_nodes{state=\"suspect\"}", 22.0),
         ("flame_nodes{state=\"lost\"}", 23.0),
         ("flame_nodes{state=\"left\"}", 24.0),
+        ("flame_nodes_cordoned", 38.0),
+        ("flame_nodes_unstable", 39.0),
         ("flame_nodes_taking_work", 25.0),
         ("flame_node_links", 37.0),
         ("flame_executors{state=\"binding\"}", 26.0),
@@ -400,7 +404,12 @@ async fn the_grpc_health_service_follows_the_store() {
     let says = |status: ServingStatus| {
         let service = &service;
         async move {
-            for name in ["", "flame.v1.Frontend", "flame.v1.FrontendBatch"] {
+            for name in [
+                "",
+                "flame.v1.Frontend",
+                "flame.v1.FrontendBatch",
+                "flame.v1.Control",
+            ] {
                 loop {
                     let request = HealthCheckRequest {
                         service: name.to_owned(),

@@ -48,6 +48,32 @@ fn a_census_counts_what_there_is() {
 }
 
 #[test]
+fn nodes_out_of_service_are_counted_and_told() {
+    use LifecycleEvent::*;
+    let mut bed = Bed::new();
+    bed.node("a", 1);
+    bed.node("b", 1);
+    bed.run(|core, now, fx| core.cordon_node("a", false, None, now, fx))
+        .expect("cordoned");
+    let nodes = bed.core.census(bed.now).nodes;
+    assert_eq!((nodes.ready, nodes.cordoned, nodes.take_work), (2, 1, 1));
+    bed.run(|core, _, fx| core.uncordon_node("a", fx))
+        .expect("in service");
+    assert_eq!(bed.core.census(bed.now).nodes.cordoned, 0);
+    // The link of the other one comes and goes.
+    for _ in 0..3 {
+        bed.node("b", 1);
+    }
+    let nodes = bed.core.census(bed.now).nodes;
+    assert_eq!((nodes.ready, nodes.unstable, nodes.take_work), (2, 1, 1));
+    bed.wait(Duration::from_secs(15));
+    let mut told = events(&mut bed);
+    // Nobody said anything meanwhile.
+    told.retain(|event| !matches!(event, NodeRegistered | NodeSuspect));
+    assert_eq!(told, [NodeCordoned, NodeUncordoned, NodeUnstable, NodeStable]);
+}
+
+#[test]
 fn silent_nodes_are_counted_by_their_state() {
     let mut bed = Bed::new();
     let (talks, _silent) = (bed.node("a", 1), bed.node("b", 1));
