@@ -155,3 +155,82 @@ impl Control for ControlService {
         Ok(Response::new(v1::Empty {}))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flame_core::config::ClusterConfig;
+    use flame_core::{ApplicationName, SessionId};
+    use tonic::Code;
+
+    use super::*;
+    use crate::engine::EngineRun;
+    use crate::server::start_engine;
+
+    /// A session `s` with two tasks, on a store.
+    async fn service(directory: &std::path::Path) -> (ControlService, EngineRun) {
+        let storage = directory.join("flame.db");
+        let text = format!(
+            "cluster: {{name: t, endpoint: \"http://127.0.0.1:1\", storage: \"sqlite://{}\"}}",
+            storage.display()
+        );
+        let config = ClusterConfig::parse(&text).expect("valid");
+        let (engine, run, readers) = start_engine(&config).expect("starts");
+        let made = engine.write(|core, now, fx| {
+            let app = ApplicationName::new("app").expect("valid");
+            let spec = v1::SessionSpec {
+                application: "app".to_owned(),
+                ..v1::SessionSpec::default()
+            };
+            if core.get_application("app").is_err() {
+                core.register_application(&app, v1::ApplicationSpec::default(), now, fx)?;
+                core.create_session(&SessionId::new("s").expect("valid"), spec, now, fx)?;
+                core.create_tasks("s", vec![None, None], now, fx)?;
+            }
+            Ok(())
+        });
+        made.await.expect("made");
+        (ControlService::new(engine, readers.tasks), run)
+    }
+
+    async fn cancel(service: &ControlService, task: &str, reason: Option<String>) -> Result<bool, Status> {
+        let request = v1::CancelTaskRequest {
+            session_id: "s".to_owned(),
+            task_id: task.to_owned(),
+            reason,
+        };
+        let answer = service.cancel_task(Request::new(request)).await?;
+        Ok(answer.into_inner().changed)
+    }
+
+    #[tokio::test]
+    async fn a_task_is_cancelled_once_also_over_a_restart() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (control, run) = service(directory.path()).await;
+        assert!(cancel(&control, "1", None).await.expect("cancelled"));
+        assert!(!cancel(&control, "1", None).await.expect("repeated"));
+        drop(control);
+        run.stop().await;
+        // The end is only in the store now.
+        let (control, _run) = service(directory.path()).await;
+        assert!(!cancel(&control, "1", None).await.expect("repeated"));
+        for (task, code) in [("3", Code::NotFound), ("x", Code::InvalidArgument)] {
+            let refused = cancel(&control, task, None).await.expect_err("refused");
+            assert_eq!(refused.code(), code, "{refused}");
+        }
+        let all = v1::CancelTasksRequest {
+            session_id: "s".to_owned(),
+            reason: Some("  ".to_owned()),
+        };
+        let all = control.cancel_tasks(Request::new(all)).await.expect("cancelled");
+        assert_eq!(all.into_inner().cancelled, 1);
+    }
+
+    #[tokio::test]
+    async fn a_reason_that_is_a_novel_is_refused() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (control, _run) = service(directory.path()).await;
+        let long = Some("x".repeat(MAX_REASON + 1));
+        let refused = cancel(&control, "1", long).await.expect_err("refused");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+    }
+}

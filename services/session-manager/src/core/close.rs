@@ -21,7 +21,7 @@ impl Core {
         }
         if session.running() > 0 {
             return Err(CoreError::Busy(format!(
-                "Cannot close session with running tasks: {} of session {id} run; wait for them and try again",
+                "Cannot close session with running tasks: {} of session {id} run; wait for them and try again, or cancel them",
                 session.running()
             )));
         }

@@ -1,5 +1,7 @@
 //! The same checks for every engine, and what only the durable one can do.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flame_core::state::{SessionState, TaskState};
 use flame_core::{ApplicationName, Resources, SessionId};
@@ -24,7 +26,7 @@ fn session(key: SessionKey) -> SessionRow {
             gpu: 1,
         },
         node_labels: ["zone=a".to_owned()].into(),
-        task_timeout: None,
+        task_timeout: Some(Duration::from_millis(1500)),
         state: SessionState::Open,
         created: 11,
         completed: None,
@@ -345,4 +347,32 @@ fn payloads_of_all_sizes_are_kept_and_go_with_their_session() {
         tidy(store.as_mut());
         assert!(upkeep.session_size(1).expect("measured") < 1024);
     });
+}
+
+/// Nodes stay out of service over a restart, each for the latest reason.
+#[test]
+fn cordons_are_kept_until_they_are_taken_back() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let cordon = |node: &str, drain, reason: Option<&str>| Cordon {
+        node: NodeName::new(node).expect("valid"),
+        drain,
+        reason: reason.map(str::to_owned),
+        since: 5,
+    };
+    let mut store = sqlite(&directory);
+    let records = [
+        Record::NodeCordoned(cordon("a", false, None)),
+        Record::NodeCordoned(cordon("b", true, Some("a new kernel"))),
+        Record::NodeCordoned(cordon("a", true, Some("a new disk"))),
+        Record::NodeCordoned(cordon("c", false, None)),
+        Record::NodeUncordoned(NodeName::new("c").expect("valid")),
+    ];
+    store.commit(&records).expect("stored");
+    drop(store);
+    let loaded = sqlite(&directory).load().expect("loads").cordons;
+    let expected = [
+        cordon("a", true, Some("a new disk")),
+        cordon("b", true, Some("a new kernel")),
+    ];
+    assert_eq!(loaded, expected);
 }

@@ -175,7 +175,7 @@ impl Core {
         if session.paused {
             let text = format!(
                 "it gets no new executors, because binding failed {} times; mend the cause and close the \
-                 session, update the application or add a node; the last failure: {failure}",
+                 session, or add a node; the last failure: {failure}",
                 session.bind_failures
             );
             let paused = reason("paused", text).datum("failures", session.bind_failures);
