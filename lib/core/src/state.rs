@@ -34,7 +34,7 @@ pub enum TaskState {
     Succeed,
     /// Ended with an error.
     Failed,
-    /// Was withdrawn before it ran.
+    /// Was ended by a client, before it ran or while it did.
     Cancelled,
 }
 
