@@ -11,11 +11,15 @@ import grpc
 import pytest
 from cluster import METRICS_DISTANCE, LocalCluster, bin_dir
 from machine import AGENT, MANAGER
+from smalldisk import SmallDisk, why_not
+from supervisor import Supervisor
 from testbed import wait_until
 from testbed.command import run
 
 TASKS = 20_000
 SERVING = b"\x08\x01"
+NOT_SERVING = b"\x08\x02"
+DISK = 8 << 20
 PAGE = Path(__file__).resolve().parent.parent / "docs/observability.md"
 
 
@@ -142,6 +146,49 @@ def test_a_port_in_use_ends_the_daemon_and_says_what_to_do(local_cluster, places
     finally:
         places.remove(other)
         other.down()
+
+
+@pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
+def test_a_full_disk_is_not_healthy(places):
+    cluster = LocalCluster()
+    places.append(cluster)
+    try:
+        cluster.up()
+        port = cluster.port + METRICS_DISTANCE
+        with SmallDisk(cluster.prefix / "data", DISK) as disk:
+            supervisor = Supervisor(cluster, disk.within)
+            supervisor.kill()
+            supervisor.start()
+            wait_until(lambda: answers(port), 30, "the manager is back")
+            disk.fill()
+
+            def failing():
+                # It is noticed when something has to be stored.
+                cluster.tool("flmctl", "create", "session", "-a", "flmping", check=False)
+                return get(port, "/healthz")[0] == 503
+
+            wait_until(failing, 60, "the manager says that it cannot store")
+            assert "nothing new is taken" in get(port, "/healthz")[1]
+            wait_until(lambda: check(cluster) == NOT_SERVING, 10, "gRPC says so, too")
+            sample = scrape(cluster)
+            assert sample["flame_store_failing"] == 1 and sample["flame_commit_failures_total"] >= 1
+            assert sample["flame_records_waiting"] >= 1
+            disk.empty()
+            wait_until(lambda: get(port, "/healthz")[0] == 200, 30, "the manager can store again")
+            wait_until(lambda: check(cluster) == SERVING, 10, "gRPC says so, too")
+            assert scrape(cluster)["flame_store_failing"] == 0
+            supervisor.kill()
+    finally:
+        places.remove(cluster)
+        cluster.down()
+
+
+def answers(port):
+    """Whether there is somebody who says that all is well."""
+    try:
+        return get(port, "/healthz")[0] == 200
+    except OSError:
+        return False
 
 
 def message_ids():
