@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flame_rs::v1;
+use flame_rs::v1::control_server::{Control, ControlServer};
 use flame_rs::v1::frontend_batch_server::{FrontendBatch, FrontendBatchServer};
 use flame_rs::v1::frontend_server::{Frontend, FrontendServer};
 use futures::Stream;
@@ -71,6 +72,11 @@ impl Fake {
     /// One that offers batches, too.
     pub fn with_batches(batches: impl FrontendBatch) -> Self {
         Self::with(Routes::new(FrontendBatchServer::new(batches)))
+    }
+
+    /// One that offers to end things early, too.
+    pub fn with_control(control: impl Control) -> Self {
+        Self::with(Routes::new(ControlServer::new(control)))
     }
 
     fn with(batches: Routes) -> Self {
