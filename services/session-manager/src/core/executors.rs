@@ -66,7 +66,7 @@ impl Core {
             recalls: 0,
             withdrawn: Default::default(),
             give_up: false,
-            timed: false,
+            look_at: None,
         };
         fx.order(link, Message::Start(start));
         self.executors.insert(id, executor);
@@ -238,6 +238,7 @@ impl Core {
         }
         self.leaving.remove(id);
         self.dirty = true;
+        self.forget_time(&executor);
         self.note_drained(&executor.node, fx);
         self.requeue(executor.session, executor.tasks.into_keys(), why, killed, now, fx);
     }

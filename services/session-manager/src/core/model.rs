@@ -383,8 +383,8 @@ pub(crate) struct Executor {
     pub(crate) withdrawn: BTreeMap<TaskId, u64>,
     /// What it runs is not wanted any more, so its process is ended without waiting.
     pub(crate) give_up: bool,
-    /// The time of its tasks is watched, see `timeout.rs`.
-    pub(crate) timed: bool,
+    /// When the time of its tasks is looked at, see `timeout.rs`.
+    pub(crate) look_at: Option<Duration>,
 }
 
 /// Life of an executor as the session manager sees it.

@@ -221,7 +221,7 @@ impl Core {
             recalls: 0,
             withdrawn,
             give_up: false,
-            timed: false,
+            look_at: None,
         };
         let text = format!("executor {id} goes on with {} tasks", executor.tasks.len());
         fx.event(LifecycleEvent::ExecutorAdopted, text)

@@ -39,19 +39,31 @@ enum Overdue {
 impl Core {
     /// Sees to it that the tasks of an executor are ended in time, if they have a limit.
     pub(super) fn watch_time(&mut self, id: &ExecutorId) {
-        let Some(executor) = self.executors.get_mut(id.as_str()) else {
+        let Some(executor) = self.executors.get(id.as_str()) else {
             return;
         };
-        if executor.timed || executor.tasks.is_empty() {
+        if executor.look_at.is_some() || executor.tasks.is_empty() {
             return;
         }
         let session = self.sessions.get(&executor.session);
         let Some(limit) = session.and_then(|session| session.row.task_timeout) else {
             return;
         };
-        executor.timed = true;
-        self.deadlines
-            .insert((executor.progress.saturating_add(limit), id.clone()));
+        self.look_at(id, overdue_at(executor, limit));
+    }
+
+    fn look_at(&mut self, id: &ExecutorId, at: Duration) {
+        if let Some(executor) = self.executors.get_mut(id.as_str()) {
+            executor.look_at = Some(at);
+            self.deadlines.insert((at, id.clone()));
+        }
+    }
+
+    /// The executor is gone.
+    pub(super) fn forget_time(&mut self, executor: &Executor) {
+        if let Some(at) = executor.look_at {
+            self.deadlines.remove(&(at, executor.id.clone()));
+        }
     }
 
     /// When [`Core::end_overdue`] has something to do.
@@ -68,18 +80,13 @@ impl Core {
             let overdue = match self.executors.get_mut(id.as_str()) {
                 None => Overdue::Nothing,
                 Some(executor) => {
-                    executor.timed = false;
+                    executor.look_at = None;
                     self.overdue(&id, now)
                 }
             };
             match overdue {
                 Overdue::Nothing => {}
-                Overdue::At(at) => {
-                    if let Some(executor) = self.executors.get_mut(id.as_str()) {
-                        executor.timed = true;
-                        self.deadlines.insert((at, id));
-                    }
-                }
+                Overdue::At(at) => self.look_at(&id, at),
                 Overdue::Now(task) => self.fail_overdue(&id, task, now, fx),
             }
         }
@@ -98,7 +105,7 @@ impl Core {
         let (Some(limit), Some(node), Some((task, _))) = (limit, linked, first) else {
             return Overdue::Nothing;
         };
-        let at = (executor.progress.saturating_add(limit)).max(node.stability.since() + RESULTS_ARRIVE);
+        let at = overdue_at(executor, limit).max(node.stability.since() + RESULTS_ARRIVE);
         if at > now.mono {
             Overdue::At(at)
         } else {
@@ -130,4 +137,9 @@ impl Core {
         notice.task = Some(task);
         self.end_task((key, task), TaskState::Failed, message, now, fx);
     }
+}
+
+/// When the first task in the executor's hands is over its time.
+fn overdue_at(executor: &Executor, limit: Duration) -> Duration {
+    executor.progress.saturating_add(limit)
 }

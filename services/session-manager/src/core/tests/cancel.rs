@@ -299,6 +299,20 @@ fn a_task_that_runs_too_long_fails_and_the_next_has_its_own_time() {
     assert_eq!(bed.ended.len(), 2);
 }
 
+/// Sessions with a long limit may see many executors come and go.
+#[test]
+fn an_executor_that_is_gone_leaves_no_deadline() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 1);
+    bed.session("s", limited(3_600_000));
+    bed.tasks("s", 1);
+    bed.bind_all(link);
+    assert_eq!(bed.core.deadlines.len(), 1);
+    let executor = bed.handed[0].0.clone();
+    bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 9");
+    assert!(bed.core.deadlines.is_empty());
+}
+
 /// Tasks in advance wait behind each other: that time is not theirs.
 #[test]
 fn the_time_of_a_task_in_advance_begins_when_the_one_before_it_ends() {
