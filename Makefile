@@ -17,6 +17,9 @@ PYTHON_CODE = hack e2e examples
 E2E_ARGS ?=
 BENCH_ARGS ?=
 FLAME_SOAK_SECONDS ?= 60
+# Seeds of the simulation, or the one to repeat.
+SEEDS ?= 2000
+SEED ?=
 
 .PHONY: help
 help: ## Show this list
@@ -97,6 +100,13 @@ unit: ## Run the unit and component tests
 	cargo nextest run --workspace --locked --no-fail-fast
 	cargo test --workspace --locked --doc --quiet
 
+# The dependencies are those of the other tests; only the core has to be fast.
+.PHONY: sim
+sim: ## Play SEEDS clusters with all that can go wrong (SEED=N repeats one), and find planted bugs
+	FLAME_SIM_SEEDS="$(SEEDS)" FLAME_SIM_SEED="$(SEED)" RUST_BACKTRACE=0 \
+	    cargo test -p flame-session-manager --lib --locked \
+	    --config 'profile.test.package.flame-session-manager.opt-level=2' core::tests::sim -- --nocapture --test-threads=1
+
 .PHONY: e2e
 e2e: setup build ## Run the end-to-end tests, on real systemd nodes too (root)
 	FLAME_BIN_DIR="$(TARGET)/debug" hack/e2e.sh all $(E2E_ARGS)
@@ -119,4 +129,5 @@ test: ## Run every check and every test, as CI does
 	$(MAKE) --no-print-directory lint
 	$(MAKE) --no-print-directory build
 	$(MAKE) --no-print-directory unit
+	$(MAKE) --no-print-directory sim
 	$(MAKE) --no-print-directory e2e

@@ -4,9 +4,13 @@ use flame_core::lifecycle::LifecycleEvent;
 use flame_core::{ExecutorId, NodeName, event};
 use flame_rpc::node::{self, ExecutorPhase, to_agent::Message};
 use flame_rpc::v1;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Application, Core, Effects, Executor, ExecutorState, Now, RequeueReason, SessionKey};
+use super::planted::{Bug, planted};
+use super::{
+    Application, Core, Effects, Executor, ExecutorState, Node, Now, RequeueReason, Session, SessionKey,
+};
 
 /// Wait after the first failure to bind; doubled with each further one.
 const FIRST_BIND_RETRY: Duration = Duration::from_millis(100);
@@ -240,7 +244,9 @@ impl Core {
         self.dirty = true;
         self.forget_time(&executor);
         self.note_drained(&executor.node, fx);
-        self.requeue(executor.session, executor.tasks.into_keys(), why, killed, now, fx);
+        if !planted(Bug::ForgottenRequeue) {
+            self.requeue(executor.session, executor.tasks.into_keys(), why, killed, now, fx);
+        }
     }
 
     /// After a result: the next task, or the end of an executor that drains, or idleness.
@@ -285,11 +291,37 @@ impl Core {
             return None;
         };
         let session = self.sessions.get(&executor.session)?;
-        if session.is_open() && session.executors.len() <= usize::try_from(session.row.min_instances).ok()? {
+        if self.is_kept(session) {
             return None;
         }
         let application = self.applications.get(executor.application.as_str())?;
         Some(since + application.delay_release())
+    }
+
+    /// Ends executors without work on a node that is not heard of: others can do theirs.
+    pub(super) fn release_idle_on(&mut self, name: &NodeName, fx: &mut Effects) {
+        let Some(node) = self.nodes.get(name.as_str()) else {
+            return;
+        };
+        for id in node.executors.clone() {
+            let found = self.executors.get(id.as_str());
+            let idle = |e: &Executor| matches!(e.state, ExecutorState::Bound { .. }) && e.tasks.is_empty();
+            if found.is_some_and(idle) {
+                self.release(&id, "its node was silent", fx);
+            }
+        }
+    }
+
+    /// Whether a session keeps all the executors that are not on their way out.
+    fn is_kept(&self, session: &Session) -> bool {
+        let kept = if session.is_open() {
+            session.row.min_instances as usize
+        } else {
+            0
+        };
+        let own = session.executors.iter().filter_map(|id| self.executors.get(id));
+        let staying = own.filter(|executor| !executor.is_leaving());
+        kept > 0 && staying.take(kept + 1).count() <= kept
     }
 
     pub(super) fn release_idle(&mut self, now: Now, fx: &mut Effects) {
@@ -306,14 +338,16 @@ impl Core {
             let Some(session) = self.sessions.get(&key) else {
                 continue;
             };
-            let holds = |id: &&ExecutorId| {
-                self.executors
-                    .get(id.as_str())
-                    .is_some_and(|e| e.state != ExecutorState::Releasing)
-            };
-            if session.executors.iter().filter(holds).count() > session.row.min_instances as usize {
+            if !self.is_kept(session) {
                 self.release(&id, "it had no work", fx);
             }
         }
+    }
+}
+
+impl Executor {
+    /// Whether a task that is given to it now arrives.
+    pub(super) fn is_reachable(&self, nodes: &BTreeMap<NodeName, Node>) -> bool {
+        nodes.get(self.node.as_str()).is_some_and(Node::is_ready)
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod executors;
 mod model;
 mod nodes;
+mod planted;
 mod prefetch;
 mod recent;
 mod reconcile;
@@ -297,15 +298,19 @@ impl Core {
     /// The part of [`Core::settle`] that comes before the scheduler.
     pub fn settle_what_is_due(&mut self, now: Now, fx: &mut Effects) {
         self.forget_old_sessions(now, fx);
-        if self.timers_at <= now.mono {
+        let timers_are_due = self.timers_at <= now.mono;
+        if timers_are_due {
             self.check_nodes(now, fx);
-            self.release_idle(now, fx);
-            self.timers_at = self.next_timer(now);
         }
         self.end_overdue(now, fx);
         self.recall_from_stalled(now, fx);
         for key in std::mem::take(&mut self.touched) {
             self.dispatch(key, now, fx);
+        }
+        // After the hand-outs: an executor for which a task waits is not idle.
+        if timers_are_due {
+            self.release_idle(now, fx);
+            self.timers_at = self.next_timer(now);
         }
     }
 
@@ -398,6 +403,11 @@ impl Attempts {
 
     fn new(generation: u32) -> Self {
         Self(u64::from(generation) << Self::COUNTER_BITS)
+    }
+
+    /// Of which life of the process an attempt is.
+    fn generation(attempt: u64) -> u64 {
+        attempt >> Self::COUNTER_BITS
     }
 
     fn next(&mut self) -> u64 {

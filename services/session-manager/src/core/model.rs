@@ -167,6 +167,9 @@ pub(crate) struct Session {
     pub(crate) row: SessionRow,
     pub(crate) events: VecDeque<SessionEvent>,
     pub(crate) last_task: TaskId,
+    /// Highest task that was stored when this process began. What an earlier one gave a higher
+    /// number is lost, and the number may have been given to another task since.
+    pub(crate) last_restored: TaskId,
     /// Tasks that have not ended.
     pub(crate) live: HashMap<TaskId, Task>,
     /// Those of `live` that wait, in the order in which they will run.
@@ -227,6 +230,7 @@ impl Session {
             row,
             events: VecDeque::new(),
             last_task: 0,
+            last_restored: 0,
             live: HashMap::new(),
             pending: BTreeSet::new(),
             succeeded: 0,
@@ -249,6 +253,7 @@ impl Session {
         let mut session = Self::new(stored.row);
         session.events = stored.events.into();
         session.last_task = stored.last_task;
+        session.last_restored = stored.last_task;
         session.succeeded = stored.succeeded;
         session.failed = stored.failed;
         session.cancelled = stored.cancelled;

@@ -8,9 +8,8 @@ use flame_rpc::v1;
 use std::time::Duration;
 
 use super::model::{FORGET_AFTER, LOST_AFTER, SUSPECT_AFTER};
-use super::{
-    Core, CoreError, Effects, ExecutorState, LinkId, Node, NodeHello, Now, RequeueReason, Stability,
-};
+use super::planted::{Bug, planted};
+use super::{Core, CoreError, Effects, LinkId, Node, NodeHello, Now, RequeueReason, Stability};
 
 /// How often agents send a heartbeat, in milliseconds: three fit into the time after which a
 /// silent node is suspect.
@@ -30,7 +29,9 @@ impl Core {
         let name = hello.name.clone();
         let old = self.nodes.remove(name.as_str());
         if let Some(old_link) = old.as_ref().and_then(|old| old.link) {
-            self.links.remove(&old_link);
+            if !planted(Bug::IgnoredEpoch) {
+                self.links.remove(&old_link);
+            }
             fx.hang_up.push(old_link);
         }
         let (epoch, known, mut stability) =
@@ -106,6 +107,10 @@ impl Core {
         if node.state != NodeState::Ready {
             node.state = NodeState::Ready;
             self.dirty = true;
+            let executors = node.executors.iter().filter_map(|id| self.executors.get(id));
+            self.touched.extend(executors.map(|executor| executor.session));
+            // It may be silent again before the time at which it would have been lost.
+            self.timers_at = Duration::ZERO;
             let text = format!("node {name} is heard of again");
             fx.event(LifecycleEvent::NodeRecovered, text).node = Some(name.clone());
         }
@@ -172,16 +177,9 @@ impl Core {
             return;
         };
         node.draining = true;
-        let executors = node.executors.clone();
         let text = format!("node {name} takes no more work: {reason}");
         fx.event(LifecycleEvent::NodeDraining, text).node = Some(name.clone());
-        for id in executors {
-            let found = self.executors.get(id.as_str());
-            if found.is_some_and(|executor| matches!(executor.state, ExecutorState::Bound { .. })) {
-                self.leave(&id, ExecutorState::Draining);
-                self.recall(&id, fx);
-            }
-        }
+        self.drain_executors(name, fx);
         self.dirty = true;
     }
 
@@ -200,6 +198,7 @@ impl Core {
 
     /// Nodes that were silent for too long become suspect, lost, forgotten.
     pub(super) fn check_nodes(&mut self, now: Now, fx: &mut Effects) {
+        let mut suspect = Vec::new();
         let mut lost = Vec::new();
         let mut forgotten = Vec::new();
         for (name, node) in &mut self.nodes {
@@ -217,15 +216,25 @@ impl Core {
                         silent.as_secs()
                     );
                     self.counters.nodes_suspect += 1;
+                    suspect.push(name.clone());
                     fx.event(LifecycleEvent::NodeSuspect, text).node = Some(name.clone());
                 }
                 NodeState::Suspect if silent >= LOST_AFTER => {
                     node.state = NodeState::Lost;
+                    // If it is heard of again, it has to say first what still runs there.
+                    if let Some(link) = node.link.take() {
+                        self.links.remove(&link);
+                        fx.hang_up.push(link);
+                    }
                     lost.push(name.clone());
                 }
                 NodeState::Lost | NodeState::Left if silent >= FORGET_AFTER => forgotten.push(name.clone()),
                 _ => {}
             }
+        }
+        for name in suspect {
+            self.release_idle_on(&name, fx);
+            self.dirty = true;
         }
         for name in lost {
             let text = format!("node {name} is lost; its tasks are given to others");

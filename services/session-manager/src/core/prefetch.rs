@@ -43,7 +43,9 @@ impl Core {
         }
         let takes = |executor: &&Executor| {
             // Half empty before it is filled: that makes batches.
-            matches!(executor.state, ExecutorState::Bound { .. }) && executor.tasks.len() <= in_hand / 2
+            matches!(executor.state, ExecutorState::Bound { .. })
+                && executor.tasks.len() <= in_hand / 2
+                && executor.is_reachable(&self.nodes)
         };
         let bound = session.executors.iter().filter_map(|id| self.executors.get(id));
         let room: Vec<_> = bound

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::planted::{Bug, planted};
 use super::{TaskKey, TaskRow};
 
 /// Tasks that are kept: a few seconds' worth of a busy cluster.
@@ -30,7 +31,7 @@ impl Recent {
         self.bytes += payload(&row);
         self.order.push_back(key);
         self.rows.insert(key, row);
-        while self.order.len() > MAX_TASKS || self.bytes > MAX_BYTES {
+        while (self.order.len() > MAX_TASKS || self.bytes > MAX_BYTES) && !planted(Bug::Leak) {
             let Some(oldest) = self.order.pop_front() else {
                 return;
             };
@@ -42,6 +43,14 @@ impl Recent {
 
     pub(super) fn get(&self, key: TaskKey) -> Option<Arc<TaskRow>> {
         self.rows.get(&key).cloned()
+    }
+
+    /// What is kept beyond the bounds, in words.
+    #[cfg(test)]
+    pub(super) fn excess(&self) -> Option<String> {
+        let (tasks, bytes) = (self.rows.len().max(self.order.len()), self.bytes);
+        let over = tasks > MAX_TASKS || bytes > MAX_BYTES;
+        over.then(|| format!("{tasks} tasks with {bytes} bytes are kept"))
     }
 }
 

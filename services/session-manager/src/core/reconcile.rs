@@ -4,12 +4,16 @@
 //! anew (it reports nothing), or this process was (it knows nothing, and adopts what is reported).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use flame_core::lifecycle::LifecycleEvent;
-use flame_core::{ApplicationName, ExecutorId, NodeName, Resources};
+use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId};
 use flame_rpc::node::{self, RunningExecutor, to_agent::Message};
 
-use super::{Core, Effects, Executor, ExecutorState, Now, RequeueReason, SessionKey, TaskPhase};
+use super::{Attempts, Core, Effects, Executor, ExecutorState, Now, RequeueReason, SessionKey, TaskPhase};
+
+/// The session of an executor whose own is not there, or is another one by now: keys begin with 1.
+const NO_SESSION: SessionKey = 0;
 
 /// The generation of the session manager that started `executor`, which its id begins with.
 fn executor_generation(executor: &ExecutorId) -> Option<u32> {
@@ -86,6 +90,7 @@ impl Core {
         }
         if let Some(session) = self.sessions.get_mut(&key) {
             session.counted = None;
+            self.touched.insert(key);
         }
         if !missing.is_empty() {
             self.requeue(key, missing, RequeueReason::LinkLost, None, now, fx);
@@ -120,19 +125,50 @@ impl Core {
     fn adopt(&mut self, name: &NodeName, running: &RunningExecutor, now: Now, fx: &mut Effects) {
         match self.adoptable(name, running) {
             Some((id, key, application)) => self.take_over(name, running, (id, key, application), now, fx),
-            None => {
-                let Some(link) = self.nodes.get(name.as_str()).and_then(|node| node.link) else {
-                    return;
-                };
-                let reason = "its session does not need it any more".to_owned();
-                let release = node::ReleaseExecutor {
-                    executor_id: running.executor_id.clone(),
-                    reason,
-                    give_up: false,
-                };
-                fx.order(link, Message::Release(release));
-            }
+            None => self.send_away(name, running, fx),
         }
+    }
+
+    /// An executor that nobody needs: it is told to end, and holds its place until it has.
+    fn send_away(&mut self, name: &NodeName, running: &RunningExecutor, fx: &mut Effects) {
+        let Some(link) = self.nodes.get(name.as_str()).and_then(|node| node.link) else {
+            return;
+        };
+        let release = node::ReleaseExecutor {
+            executor_id: running.executor_id.clone(),
+            reason: "its session does not need it any more".to_owned(),
+            give_up: false,
+        };
+        fx.order(link, Message::Release(release));
+        let id = ExecutorId::new(&running.executor_id).ok();
+        let id = id.filter(|id| !self.executors.contains_key(id));
+        let session_id = SessionId::new(&running.session_id).ok();
+        let application = ApplicationName::new(&running.application).ok();
+        let (Some(id), Some(session_id), Some(application)) = (id, session_id, application) else {
+            return;
+        };
+        let executor = Executor {
+            id: id.clone(),
+            node: name.clone(),
+            session: NO_SESSION,
+            session_id,
+            application,
+            resources: running.resreq.as_ref().map(Resources::from).unwrap_or_default(),
+            state: ExecutorState::Releasing,
+            tasks: BTreeMap::new(),
+            done: 1,
+            progress: Duration::ZERO,
+            recalls: 0,
+            withdrawn: BTreeMap::new(),
+            give_up: false,
+            look_at: None,
+        };
+        if let Some(node) = self.nodes.get_mut(name.as_str()) {
+            node.executors.insert(id.clone());
+            node.used = node.used.plus(&executor.resources);
+        }
+        self.leaving.insert(id.clone());
+        self.executors.insert(id, executor);
     }
 
     fn adoptable(
@@ -163,6 +199,25 @@ impl Core {
         same.then(|| (id, session.row.key, session.row.application.clone()))
     }
 
+    /// Whether a session or its application has more executors than it may have.
+    fn is_over_limit(&self, key: SessionKey) -> bool {
+        let Some(session) = self.sessions.get(&key) else {
+            return false;
+        };
+        let name = &session.row.application;
+        let of_session = session.executors.iter().filter_map(|id| self.executors.get(id));
+        let of_application = self.executors.values().filter(|e| e.application == *name);
+        let application = self.applications.get(name.as_str());
+        let most = application.and_then(|application| application.spec.max_instances);
+        // Nobody is counted where there are fewer than the limit anyhow.
+        let exceeds = |limit: Option<u32>, all: usize| limit.filter(|limit| all > *limit as usize);
+        let staying = |executor: &&Executor| !executor.is_leaving();
+        exceeds(session.row.max_instances, session.executors.len())
+            .is_some_and(|limit| of_session.filter(staying).count() > limit as usize)
+            || exceeds(most, self.executors.len())
+                .is_some_and(|limit| of_application.filter(staying).count() > limit as usize)
+    }
+
     fn take_over(
         &mut self,
         name: &NodeName,
@@ -175,7 +230,8 @@ impl Core {
             return;
         };
         let mut tasks = BTreeMap::new();
-        // What has ended, or is somebody else's by now. It may have ended here, too: then the
+        // What has ended, is somebody else's by now, or had its number from a process that died
+        // before the task was stored, and that number is another task's now. It may have ended here, too: then the
         // results come before the answer to the recall.
         let mut withdrawn = BTreeMap::new();
         for reported in &running.tasks {
@@ -183,7 +239,9 @@ impl Core {
                 withdrawn.insert(reported.task_id, reported.attempt);
                 continue;
             };
-            if task.phase != TaskPhase::Pending {
+            let is_same = reported.task_id <= session.last_restored
+                || Attempts::generation(reported.attempt) == u64::from(self.generation);
+            if task.phase != TaskPhase::Pending || !is_same {
                 withdrawn.insert(reported.task_id, reported.attempt);
             } else {
                 task.phase = TaskPhase::Running {
@@ -231,6 +289,11 @@ impl Core {
             node.used = node.used.plus(&executor.resources);
         }
         self.executors.insert(id.clone(), executor);
+        if self.is_over_limit(key) {
+            // Others were started before this one was heard of. It finishes what it runs.
+            self.leave(&id, ExecutorState::Draining);
+            self.recall(&id, fx);
+        }
         self.executor_has_room(id.as_str(), now, fx);
         self.ask_for_withdrawn(&id, fx);
         self.watch_time(&id);

@@ -39,6 +39,11 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// What was answered to the request `id`: the first task and their number.
     fn answer(&self, id: &[u8]) -> Option<(TaskId, u64)> {
         self.answers.get(id).copied()

@@ -8,9 +8,10 @@ use flame_core::state::TaskState;
 use flame_core::{ExecutorId, TaskId};
 use flame_rpc::node::{self, to_agent::Message};
 
+use super::planted::{Bug, planted};
 use super::{
-    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, MAX_TASKS, Now, RequeueReason, Session, SessionKey, TaskKey,
-    TaskPhase, TaskRow,
+    Core, CoreError, Effects, ExecutorState, Found, LiveTasks, MAX_TASKS, Now, RequeueReason, Session,
+    SessionKey, TaskKey, TaskPhase, TaskRow,
 };
 use crate::store::Record;
 
@@ -66,7 +67,7 @@ impl Core {
         let created = rows.len() as u64;
         fx.records.extend(rows.map(Record::TaskCreated));
         self.counters.tasks_created += created;
-        self.touched.insert(key);
+        self.touched.extend((!planted(Bug::LostWakeUp)).then_some(key));
         Ok(first)
     }
 
@@ -110,8 +111,13 @@ impl Core {
             if session.pending.is_empty() {
                 return;
             }
-            // The executor that worked last has the warmest caches.
-            let Some(executor) = session.idle.pop_front() else {
+            // The executor that worked last has the warmest caches. One on a node that cannot be
+            // reached keeps its place until that comes back, or is lost.
+            let (executors, nodes) = (&self.executors, &self.nodes);
+            let reachable =
+                |id: &ExecutorId| executors.get(id.as_str()).is_some_and(|e| e.is_reachable(nodes));
+            let place = session.idle.iter().position(reachable);
+            let Some(executor) = place.and_then(|place| session.idle.remove(place)) else {
                 break;
             };
             self.hand_out(&executor, key, 1, now, fx);
@@ -195,7 +201,8 @@ impl Core {
             return;
         };
         results.retain(|result| {
-            let current = executor.tasks.get(&result.task_id) == Some(&result.attempt);
+            let current =
+                executor.tasks.get(&result.task_id) == Some(&result.attempt) || planted(Bug::OldAttempt);
             if current {
                 executor.tasks.remove(&result.task_id);
             } else if executor.withdrawn.get(&result.task_id) == Some(&result.attempt) {

@@ -7,6 +7,7 @@ use flame_core::Resources;
 use flame_core::config::cluster::Policy;
 
 use crate::core::SessionKey;
+use crate::core::planted::{Bug, planted};
 
 /// A session's claim to executors, as far as policies look at it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,11 +61,20 @@ impl Claim {
 
 impl Rule for Priority {
     fn rank(&self, claim: &Claim, _total: &Resources) -> f64 {
-        -f64::from(claim.priority)
+        -level(claim)
     }
 
     fn transfer(&self, taker: &Claim, holder: &Claim, _given: &Resources, _total: &Resources) -> Ordering {
-        holder.priority.cmp(&taker.priority)
+        level(holder).total_cmp(&level(taker))
+    }
+}
+
+fn level(claim: &Claim) -> f64 {
+    let level = f64::from(claim.priority);
+    if planted(Bug::InvertedPriority) {
+        -level
+    } else {
+        level
     }
 }
 

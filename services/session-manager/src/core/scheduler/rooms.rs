@@ -1,7 +1,7 @@
 //! What the nodes have to offer in one pass of the scheduler, ordered so that a place for an
 //! executor is found without a look at every node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use flame_core::state::Shim;
 use flame_core::{NodeName, Resources};
 
 use crate::core::Node;
+use crate::core::planted::{Bug, planted};
 
 /// What an executor asks of its node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +27,8 @@ pub(super) struct Needs {
 #[derive(Debug)]
 pub(super) struct Room {
     pub(super) name: NodeName,
-    shims: Vec<Shim>,
+    /// A bit for each shim: a pass has no time for a list on every node.
+    shims: u8,
     labels: Arc<BTreeSet<String>>,
     allocatable: Resources,
     free: Resources,
@@ -44,12 +46,19 @@ type ByFree = BTreeSet<(u64, u64, usize)>;
 #[derive(Debug)]
 pub(super) struct Rooms {
     placement: Placement,
+    /// By name.
     rooms: Vec<Room>,
-    names: BTreeMap<NodeName, usize>,
     /// Those that have a slot.
     free: ByFree,
     /// Those from which executors are leaving.
     leaving: BTreeSet<usize>,
+}
+
+fn bit(shim: Shim) -> u8 {
+    match shim {
+        Shim::Host => 1,
+        Shim::Wasm => 2,
+    }
 }
 
 impl Room {
@@ -57,7 +66,7 @@ impl Room {
         let slots = max_executors.saturating_sub(node.executors.len());
         Self {
             name: node.hello.name.clone(),
-            shims: node.hello.shims.clone(),
+            shims: node.hello.shims.iter().fold(0, |bits, shim| bits | bit(*shim)),
             labels: Arc::clone(&node.hello.labels),
             allocatable: node.hello.allocatable,
             free: node.free(),
@@ -72,7 +81,7 @@ impl Room {
     }
 
     pub(super) fn has_shim(&self, needs: &Needs) -> bool {
-        self.shims.contains(&needs.shim)
+        self.shims & bit(needs.shim) != 0
     }
 
     pub(super) fn has_labels(&self, needs: &Needs) -> bool {
@@ -85,7 +94,7 @@ impl Room {
 
     /// Whether it has the resources for such an executor now, if not a slot.
     pub(super) fn has_resources(&self, needs: &Needs) -> bool {
-        self.free.covers(&needs.unit)
+        self.free.covers(&needs.unit) || planted(Bug::Overcommit)
     }
 
     /// Whether there is room for such an executor now.
@@ -120,27 +129,25 @@ impl Rooms {
         Self {
             placement,
             rooms: Vec::new(),
-            names: BTreeMap::new(),
             free: ByFree::new(),
             leaving: BTreeSet::new(),
         }
     }
 
-    /// Adds a node; what leaves it comes after with [`Rooms::leaves`].
+    /// Adds a node, in the order of the names; what leaves it comes after with [`Rooms::leaves`].
     pub(super) fn add(&mut self, room: Room) {
         let at = self.rooms.len();
         if room.slots > 0 {
             self.free.insert((room.free.cpu, room.free.memory, at));
         }
-        self.names.insert(room.name.clone(), at);
         self.rooms.push(room);
     }
 
     /// An executor of that size is on its way out of a node.
     pub(super) fn leaves(&mut self, node: &NodeName, resources: &Resources) {
-        if let Some(at) = self.names.get(node.as_str()) {
-            self.rooms[*at].leaves(resources);
-            self.leaving.insert(*at);
+        if let Ok(at) = self.rooms.binary_search_by(|room| room.name.cmp(node)) {
+            self.rooms[at].leaves(resources);
+            self.leaving.insert(at);
         }
     }
 

@@ -259,11 +259,12 @@ fn the_life_of_a_node_is_told() {
     use LifecycleEvent::*;
     let mut bed = Bed::new();
     let link = bed.node("n", 1);
+    bed.wait(Duration::from_secs(15));
+    bed.say(link, from_agent::Message::Heartbeat(Heartbeat::default()));
+    bed.run(|core, _, fx| core.node_disconnected(link, fx));
     for seconds in [15, 30] {
         bed.wait(Duration::from_secs(seconds));
     }
-    bed.say(link, from_agent::Message::Heartbeat(Heartbeat::default()));
-    bed.run(|core, _, fx| core.node_disconnected(link, fx));
     let link = bed.node("n", 1);
     bed.say(link, from_agent::Message::Draining(Draining::default()));
     bed.say(link, from_agent::Message::Leave(Leave::default()));
@@ -273,9 +274,10 @@ fn the_life_of_a_node_is_told() {
         [
             NodeRegistered,
             NodeSuspect,
-            NodeLost,
             NodeRecovered,
             NodeDisconnected,
+            NodeSuspect,
+            NodeLost,
             NodeRegistered,
             NodeDraining,
             NodeLeft,

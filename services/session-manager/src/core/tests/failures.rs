@@ -314,3 +314,72 @@ fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
         "attempts of a later generation are higher"
     );
 }
+
+/// Found by the simulation: the core's alarm was always now while one of two idle executors ended.
+#[test]
+fn an_executor_that_is_kept_does_not_keep_the_core_awake() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 2);
+    let quick = ApplicationSpec {
+        delay_release: Some(0),
+        ..Default::default()
+    };
+    bed.application("quick", quick);
+    let session = SessionSpec {
+        min_instances: 1,
+        ..spec("quick")
+    };
+    bed.session("s", session);
+    bed.tasks("s", 2);
+    bed.bind_all(link);
+    assert_eq!(
+        bed.handed.len(),
+        2,
+        "what has just started and has a task is not idle"
+    );
+    bed.finish_handed(link);
+    bed.wait(Duration::ZERO);
+    assert_eq!(bed.releasing.len(), 1);
+    assert!(
+        bed.core
+            .next_deadline(bed.now)
+            .is_some_and(|at| at > bed.now.mono)
+    );
+}
+
+/// Found by the simulation: the task waited there until the node was lost.
+#[test]
+fn nothing_is_handed_out_that_cannot_be_sent() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 1);
+    bed.session("s", spec("app"));
+    bed.tasks("s", 1);
+    bed.bind_all(link);
+    bed.finish_handed(link);
+    bed.run(|core, _, fx| core.node_disconnected(link, fx));
+    bed.tasks("s", 1);
+    assert!(bed.handed.is_empty());
+    assert_eq!(bed.core.sessions.values().map(Session::running).sum::<usize>(), 0);
+    bed.wait(model::SUSPECT_AFTER);
+    bed.node("m", 1);
+    assert_eq!(
+        bed.started.len(),
+        2,
+        "another one is started when the node is suspect"
+    );
+}
+
+/// Found by the simulation: what still ran on the node was not known any more.
+#[test]
+fn a_lost_node_has_to_say_what_it_runs_before_it_counts_again() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 1);
+    bed.wait(model::SUSPECT_AFTER);
+    bed.wait(model::LOST_AFTER);
+    bed.session("s", spec("app"));
+    bed.tasks("s", 1);
+    bed.say(link, from_agent::Message::Heartbeat(node::Heartbeat::default()));
+    assert!(bed.started.is_empty(), "a message of the old link does not count");
+    bed.node("n", 1);
+    assert_eq!(bed.started.len(), 1);
+}
