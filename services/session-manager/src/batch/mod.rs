@@ -1,6 +1,7 @@
 //! The FrontendBatch service: many tasks in a call, and the ends of a session as one stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use flame_rpc::v1;
 use flame_rpc::v1::frontend_batch_server::FrontendBatch;
@@ -20,6 +21,8 @@ const MAX_ENDS: usize = 1_000;
 const MAX_BYTES: usize = 1 << 20;
 /// Messages that may wait for a slow client before reading on pauses.
 const MESSAGES_AHEAD: usize = 4;
+/// Between two looks for ends that a store that fails has not taken yet.
+const STORED_SOON: Duration = Duration::from_millis(500);
 
 /// FrontendBatch, on top of an engine and its store.
 pub struct BatchService {
@@ -113,10 +116,20 @@ impl Ends {
             if self.catch_up(&progress).await.is_err() {
                 return;
             }
-            if !progress.open || self.follow(&mut live).await.is_err() {
+            if progress.open {
+                if self.follow(&mut live).await.is_err() {
+                    return;
+                }
+            } else if self.sent >= progress.ended {
                 return;
+            } else {
+                // The store fails, and the last ends are not stored yet.
+                tokio::select! {
+                    () = tokio::time::sleep(STORED_SOON) => {}
+                    () = self.sender.closed() => return,
+                }
             }
-            // The session was closed, or this client was too slow: look again.
+            // The session was closed, or this client was too slow, or the session is removed: look again.
             begun = match self.begin().await {
                 Ok(begun) => begun,
                 Err(CoreError::NotFound(_)) => return,
@@ -144,7 +157,7 @@ impl Ends {
                 }
             };
             if rows.is_empty() {
-                return Ok(()); // the session was removed meanwhile
+                return Ok(()); // the session was removed meanwhile, or the store fails
             }
             self.send(rows.iter()).await?;
         }

@@ -215,7 +215,13 @@ impl Core {
         fx.event(LifecycleEvent::ExecutorDied, text)
             .concerns(executor)
             .task = killed;
-        let killed = killed.map(|task| (task, update.message.as_str()));
+        let session = self.sessions.get_mut(&executor.session);
+        let task = session.and_then(|session| session.live.get_mut(&killed?));
+        let attempt = update.lost.first().map_or(0, |lost| lost.attempt);
+        let is_new = task.is_some_and(|task| std::mem::replace(&mut task.last_killed, attempt) != attempt);
+        let killed = killed
+            .filter(|_| is_new)
+            .map(|task| (task, update.message.as_str()));
         self.remove_executor(id, RequeueReason::ServiceDied, killed, now, fx);
     }
 

@@ -208,6 +208,8 @@ pub(crate) struct Task {
     pub(crate) phase: TaskPhase,
     /// How often its service died under it.
     pub(crate) kills: u32,
+    /// The attempt that ended so last: an agent that connects again tells of a death once more.
+    pub(crate) last_killed: u64,
 }
 
 /// Where an open task is.
@@ -268,6 +270,7 @@ impl Session {
                 started: None,
                 phase: TaskPhase::Pending,
                 kills: 0,
+                last_killed: 0,
             };
             session.live.insert(row.id, task);
         }
@@ -284,6 +287,7 @@ impl Session {
             started: None,
             phase: TaskPhase::Pending,
             kills: 0,
+            last_killed: 0,
         };
         self.live.insert(id, task);
         self.pending.insert(id);

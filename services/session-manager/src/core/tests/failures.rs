@@ -383,3 +383,29 @@ fn a_lost_node_has_to_say_what_it_runs_before_it_counts_again() {
     bed.node("n", 1);
     assert_eq!(bed.started.len(), 1);
 }
+
+/// Found by the simulation: an agent that connects again tells of the same death once more.
+#[test]
+fn a_death_that_is_told_twice_counts_once() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 1);
+    bed.session("s", spec("app"));
+    bed.tasks("s", 1);
+    bed.bind_all(link);
+    let (executor, task) = bed.handed[0].clone();
+    let start = bed.started[&executor].clone();
+    for _ in 0..4 {
+        let running = node::RunningExecutor {
+            executor_id: executor.clone(),
+            session_id: start.session_id.clone(),
+            application: start.application.clone(),
+            resreq: start.resreq,
+            bound: true,
+            tasks: vec![attempt(&task)],
+        };
+        let link = bed.connect("n", 1, vec![running]);
+        bed.handed = vec![(executor.clone(), task.clone())];
+        bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 9");
+    }
+    assert!(bed.ended.is_empty(), "{:?}", bed.ended);
+}

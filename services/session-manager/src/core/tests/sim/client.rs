@@ -49,6 +49,8 @@ pub(super) enum ClientEvent {
     WatchAgain(u32),
     End(u64, Arc<TaskRow>),
     WatchOver(u64),
+    /// There is more to come than the store has.
+    WatchUnfinished(u64),
 }
 
 /// A call without an answer.
@@ -224,6 +226,10 @@ impl World {
         self.tell_client(client, ClientEvent::WatchOver(watch));
     }
 
+    pub(super) fn tell_unfinished(&mut self, client: usize, watch: u64) {
+        self.tell_client(client, ClientEvent::WatchUnfinished(watch));
+    }
+
     fn tell_client(&mut self, client: usize, event: ClientEvent) {
         let at = (self.now + self.millis(0, 3)).max(self.clients[client].hears_at);
         self.clients[client].hears_at = at;
@@ -256,6 +262,10 @@ impl World {
             }
             ClientEvent::End(watch, row) if self.clients[client].watch == Some(watch) => {
                 return self.on_end(client, &row);
+            }
+            ClientEvent::WatchUnfinished(watch) if self.clients[client].watch == Some(watch) => {
+                self.clients[client].watch = None;
+                self.watch_again(client);
             }
             ClientEvent::WatchOver(watch) if self.clients[client].watch == Some(watch) => {
                 if !self.clients[client].closes() {

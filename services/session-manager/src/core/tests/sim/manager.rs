@@ -16,7 +16,9 @@ use super::network::Down;
 use super::scenario::Time;
 use super::world::{Checked, Event, World};
 use crate::core::planted::{Bug, planted};
-use crate::core::{Core, CoreConfig, CoreError, Effects, LinkId, Node, NodeHello, Now, SessionKey, TaskRow};
+use crate::core::{
+    Core, CoreConfig, CoreError, Effects, LinkId, Node, NodeHello, Now, Session, SessionKey, TaskRow,
+};
 use crate::store::Record;
 
 /// Wait between two tries to store what could not be stored.
@@ -95,6 +97,8 @@ pub(super) struct Process {
     storing: Option<(Vec<Record>, Batch)>,
     /// The store failed and is tried again.
     failing: bool,
+    /// Not before that.
+    retries_at: Time,
     /// Who follows which session, and up to which end it was told.
     watches: BTreeMap<SessionKey, Vec<ServerWatch>>,
     last_turn: Time,
@@ -246,6 +250,7 @@ impl World {
             waiting: Batch::default(),
             storing: None,
             failing: false,
+            retries_at: Time::ZERO,
             watches: BTreeMap::new(),
             last_turn: Time::MAX,
             turns_at_once: 0,
@@ -475,7 +480,8 @@ impl World {
         let Some(process) = &mut self.manager.process else {
             return;
         };
-        if process.storing.is_some() || process.records.is_empty() {
+        let waits = process.failing && process.retries_at > self.now;
+        if process.storing.is_some() || process.records.is_empty() || waits {
             return;
         }
         let records = std::mem::take(&mut process.records);
@@ -495,6 +501,7 @@ impl World {
         if self.manager.store_fails_until > self.now {
             self.note(|| "the store failed".to_owned());
             process.failing = true;
+            process.retries_at = self.now + STORE_RETRY;
             records.append(&mut process.records);
             process.records = records;
             let later = std::mem::replace(&mut process.waiting, batch);
@@ -575,7 +582,11 @@ impl World {
         // What ended before the watch began is on disk, or was published since.
         self.catch_up(key, &mut watch);
         self.send_ends(&mut watch);
-        if open && !watch.over {
+        let ended = process.core.sessions.get(&key).map_or(0, Session::ended);
+        if !open && watch.sent < ended {
+            // The store fails and does not have the last ends yet: they are looked for again.
+            self.tell_unfinished(client, id);
+        } else if open && !watch.over {
             process.watches.entry(key).or_default().push(watch);
         } else {
             self.tell_closed(client, id);
