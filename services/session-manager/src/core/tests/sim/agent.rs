@@ -138,15 +138,11 @@ impl World {
         let agent = &mut self.agents[node];
         let instance = agent.instance;
         match event {
-            AgentEvent::Starts => {
-                if !agent.up {
-                    agent.up = true;
-                    agent.instance += 1;
-                    self.after(
-                        Duration::ZERO,
-                        Event::Agent(node, AgentEvent::Connects(instance + 1)),
-                    );
-                }
+            AgentEvent::Starts if !agent.up => {
+                agent.up = true;
+                agent.instance += 1;
+                let event = AgentEvent::Connects(instance + 1);
+                self.after(Duration::ZERO, Event::Agent(node, event));
             }
             AgentEvent::Connects(of) if of == instance && agent.up => self.connect(node),
             AgentEvent::LinkLost => {

@@ -214,7 +214,7 @@ impl World {
     }
 
     /// An answer is on its way.
-    pub(super) fn send_answer(&mut self, call: Box<Call>, answer: Result<Answer, CoreError>) {
+    pub(super) fn send_answer(&mut self, call: &Call, answer: Result<Answer, CoreError>) {
         self.tell_client(call.client, ClientEvent::Answered(call.id, answer));
     }
 
@@ -509,7 +509,7 @@ impl World {
                 "the session of client {client} was closed, but task {open} did not end"
             ));
         }
-        if found.life < found.plan.lives || client % 2 == 0 {
+        if found.life < found.plan.lives || client.is_multiple_of(2) {
             found.stage = Stage::Deleting;
             self.simple_call(client, Request::Delete);
         } else {

@@ -31,6 +31,10 @@ const SPINNING: u32 = 1_000;
 const EPOCH: i64 = 1_700_000_000_000;
 
 /// A command on its way to the core.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few are there at a time, and each is moved once"
+)]
 pub(super) enum Job {
     Hello(LinkId, usize, Box<NodeHello>, Vec<RunningExecutor>),
     Message(LinkId, usize, from_agent::Message),
@@ -303,7 +307,7 @@ impl World {
         self.begin_commit();
         self.set_alarm()?;
         self.manager.turns += 1;
-        if self.manager.turns % AUDIT_EVERY == 0 {
+        if self.manager.turns.is_multiple_of(AUDIT_EVERY) {
             self.audit()?;
         }
         Ok(())
@@ -571,7 +575,7 @@ impl World {
             Ok(Answer::Watching(key, open)) => Some((*key, *open)),
             _ => None,
         };
-        self.send_answer(reply.call, reply.answer);
+        self.send_answer(&reply.call, reply.answer);
         let Some((key, open)) = watching else { return };
         let watches = process.watches.entry(key).or_default();
         let Some(at) = watches.iter().position(|watch| watch.watch == id) else {

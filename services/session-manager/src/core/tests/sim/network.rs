@@ -15,6 +15,10 @@ use crate::core::{LinkId, NodeHello};
 
 /// What an agent sends.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few are there at a time, and each is moved once"
+)]
 pub(super) enum Up {
     Hello(Box<NodeHello>, Vec<RunningExecutor>),
     Message(from_agent::Message),
@@ -23,6 +27,10 @@ pub(super) enum Up {
 
 /// What the manager sends.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "few are there at a time, and each is moved once"
+)]
 pub(super) enum Down {
     Message(to_agent::Message),
     End,

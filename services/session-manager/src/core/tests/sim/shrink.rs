@@ -41,11 +41,15 @@ fn cuts(scenario: &Scenario) -> Vec<Cut> {
     let mut cuts: Vec<Cut> = Vec::new();
     let faults = scenario.faults.len();
     if faults > 1 {
-        cuts.push(Box::new(move |s| drop(s.faults.drain(..faults / 2))));
+        cuts.push(Box::new(move |s| {
+            s.faults.drain(..faults / 2);
+        }));
         cuts.push(Box::new(move |s| s.faults.truncate(faults / 2)));
     }
     for at in 0..faults {
-        cuts.push(Box::new(move |s| drop(s.faults.remove(at))));
+        cuts.push(Box::new(move |s| {
+            s.faults.remove(at);
+        }));
     }
     // Clients and nodes are numbered, so only the last ones can go; others can become idle.
     if scenario.clients.len() > 1
