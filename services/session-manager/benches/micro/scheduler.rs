@@ -12,7 +12,7 @@ pub(crate) fn scheduler(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("scheduler");
     group.sample_size(20);
     for sessions in [10, 1_000] {
-        for executors in [16, 1_000] {
+        for executors in [16, 1_000, 10_000] {
             let case = format!("{sessions} sessions, {executors} executors");
             let waiting = || crowded(sessions, executors);
             // Every place is free: the pass that starts the executors.

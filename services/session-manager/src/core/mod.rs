@@ -36,8 +36,8 @@ use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, Ta
 use flame_rpc::{node, v1};
 
 pub use cancel::{Cancel, ended_otherwise};
-pub use cordon::Cordon;
 pub use census::{Census, ExecutorCensus, NodeCensus, OpenSessions};
+pub use cordon::Cordon;
 pub use counters::{Counters, RequeueReason};
 pub use error::CoreError;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};

@@ -199,7 +199,10 @@ impl Core {
         };
         pass.claims.insert(key, claim);
         if have > 0 {
-            *pass.per_application.entry(row.application.clone()).or_default() += have;
+            match pass.per_application.get_mut(&row.application) {
+                Some(count) => *count += have,
+                None => drop(pass.per_application.insert(row.application.clone(), have)),
+            }
         }
         let most = row.max_instances.map_or(usize::MAX, |max| max as usize);
         let wants = wanted(session, busy).min(most).saturating_sub(have);

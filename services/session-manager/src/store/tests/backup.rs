@@ -104,9 +104,11 @@ fn a_backup_is_the_state_of_one_moment_although_work_goes_on() {
     assert_eq!(text("integrity_check").expect("checked"), "ok");
     assert_eq!(text("journal_mode").expect("read"), "delete", "a plain file");
     let (count, highest): (u64, u64) = copy
-        .query_row("SELECT count(*), max(key) & 0xffffffff FROM tasks WHERE state = 2", [], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })
+        .query_row(
+            "SELECT count(*), max(key) & 0xffffffff FROM tasks WHERE state = 2",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )
         .expect("counted");
     assert_eq!(count, highest, "whole transactions, all up to one moment");
     assert!((60_000..=last).contains(&highest));
