@@ -41,6 +41,7 @@ struct Entry {
     session: String,
     application: String,
     resreq: Option<ResourceRequirement>,
+    session_number: u64,
     bound: bool,
     /// Handed out and not finished, in order.
     in_hand: VecDeque<TaskAttempt>,
@@ -94,6 +95,7 @@ impl Ledger {
             session: order.session_id.clone(),
             application: order.application.clone(),
             resreq: order.resreq,
+            session_number: order.session_number,
             bound: false,
             in_hand: VecDeque::new(),
             unacknowledged: VecDeque::new(),
@@ -283,6 +285,7 @@ impl Ledger {
                 session_id: entry.session.clone(),
                 application: entry.application.clone(),
                 resreq: entry.resreq,
+                session_number: entry.session_number,
                 bound: entry.bound,
                 tasks: entry
                     .unacknowledged

@@ -54,6 +54,7 @@ impl Core {
             application: application.name.to_string(),
             spec: Some(application.spec.clone()),
             resreq: Some(session.row.resources.into()),
+            session_number: key,
             common_data: session.row.common_data.clone(),
         };
         let executor = Executor {

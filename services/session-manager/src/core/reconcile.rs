@@ -195,7 +195,9 @@ impl Core {
             .session(&running.session_id)
             .ok()
             .filter(|session| session.is_open())?;
-        let same = session.row.application.as_str() == running.application;
+        // A session that was deleted and made again under the same id is another one.
+        let same = session.row.key == running.session_number
+            && session.row.application.as_str() == running.application;
         same.then(|| (id, session.row.key, session.row.application.clone()))
     }
 

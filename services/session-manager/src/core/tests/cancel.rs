@@ -257,6 +257,7 @@ fn a_process_is_ended_when_its_node_comes_back() {
         session_id: start.session_id,
         application: start.application,
         resreq: start.resreq,
+        session_number: start.session_number,
         bound: true,
         tasks: vec![attempt(&task)],
     };
@@ -348,6 +349,7 @@ fn a_node_that_is_not_connected_may_have_results_that_are_in_time() {
         session_id: start.session_id,
         application: start.application,
         resreq: start.resreq,
+        session_number: start.session_number,
         bound: true,
         tasks: vec![attempt(&task)],
     };

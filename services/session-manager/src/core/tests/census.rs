@@ -181,6 +181,7 @@ fn requeues_are_counted_by_their_reason() {
                 session_id: start.session_id,
                 application: start.application,
                 resreq: start.resreq,
+                session_number: start.session_number,
                 bound: true,
                 tasks: Vec::new(),
             };

@@ -21,6 +21,7 @@ fn running(bed: &Bed, executor: &str, tasks: &[TaskItem]) -> node::RunningExecut
         session_id: start.session_id.clone(),
         application: start.application.clone(),
         resreq: start.resreq,
+        session_number: start.session_number,
         bound: true,
         tasks: tasks.iter().map(attempt).collect(),
     }
@@ -400,6 +401,7 @@ fn a_death_that_is_told_twice_counts_once() {
             session_id: start.session_id.clone(),
             application: start.application.clone(),
             resreq: start.resreq,
+            session_number: start.session_number,
             bound: true,
             tasks: vec![attempt(&task)],
         };
@@ -407,5 +409,43 @@ fn a_death_that_is_told_twice_counts_once() {
         bed.handed = vec![(executor.clone(), task.clone())];
         bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 9");
     }
+    assert!(bed.ended.is_empty(), "{:?}", bed.ended);
+}
+
+/// Found by the simulation (seed 4040): the agent still had a result of the session that was
+/// deleted, and the new session's task had the same number.
+#[test]
+fn a_result_for_a_deleted_session_is_not_taken_by_another_of_the_same_id() {
+    let (mut bed, link) = bound(1, 1);
+    let (executor, task) = bed.handed[0].clone();
+    let late = running(&bed, &executor, std::slice::from_ref(&task));
+    bed.results(link, vec![Bed::done(&executor, &task, 0)]);
+    bed.run(|core, now, fx| core.close_session("s", now, fx))
+        .expect("closed");
+    bed.run(|core, _, fx| core.delete_session("s", fx))
+        .expect("deleted");
+    bed.session("s", spec("app"));
+    bed.tasks("s", 1);
+    let stored = StoredSession {
+        row: bed.core.sessions[&2].row.clone(),
+        common_data_in_store: false,
+        events: Vec::new(),
+        last_task: 1,
+        open: bed.core.live_row((2, 1)).into_iter().collect(),
+        succeeded: 0,
+        failed: 0,
+        cancelled: 0,
+        requests: Vec::new(),
+    };
+    let snapshot = Snapshot {
+        generation: 2,
+        applications: bed.core.applications.values().cloned().collect(),
+        sessions: vec![stored],
+        ..Snapshot::default()
+    };
+    let mut bed = Bed::with(config(), snapshot);
+    let link = bed.connect("n1", 1, vec![late]);
+    assert_eq!(bed.releasing, [executor.clone()], "it belongs to nobody");
+    bed.results(link, vec![Bed::done(&executor, &task, 0)]);
     assert!(bed.ended.is_empty(), "{:?}", bed.ended);
 }

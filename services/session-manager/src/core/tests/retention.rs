@@ -254,6 +254,7 @@ fn executors_of_the_state_before_a_restore_are_released() {
         executor_id: id.to_owned(),
         session_id: "s".to_owned(),
         application: "app".to_owned(),
+        session_number: 1,
         bound: true,
         tasks,
         ..node::RunningExecutor::default()

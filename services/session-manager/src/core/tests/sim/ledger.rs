@@ -192,6 +192,7 @@ impl Ledger {
             session_id: entry.order.session_id.clone(),
             application: entry.order.application.clone(),
             resreq: entry.order.resreq,
+            session_number: entry.order.session_number,
             bound: entry.bound,
             tasks: entry
                 .unacknowledged
