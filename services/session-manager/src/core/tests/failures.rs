@@ -445,7 +445,7 @@ fn a_result_for_a_deleted_session_is_not_taken_by_another_of_the_same_id() {
     };
     let mut bed = Bed::with(config(), snapshot);
     let link = bed.connect("n1", 1, vec![late]);
-    assert_eq!(bed.releasing, [executor.clone()], "it belongs to nobody");
+    assert_eq!(bed.releasing, [executor.as_str()], "it belongs to nobody");
     bed.results(link, vec![Bed::done(&executor, &task, 0)]);
     assert!(bed.ended.is_empty(), "{:?}", bed.ended);
 }
