@@ -49,7 +49,7 @@ def closed_session(cluster, name, *tasks):
 def rows(cluster, session):
     """How many tasks of the session with that number are in the state file."""
     with closing(sqlite3.connect(f"file:{cluster.prefix}/data/flame.db?mode=ro", uri=True)) as state:
-        return state.execute("SELECT count(*) FROM tasks WHERE session = ?", [session]).fetchone()[0]
+        return state.execute("SELECT count(*) FROM tasks WHERE key >> 32 = ?", [session]).fetchone()[0]
 
 
 def squares(cluster, session, tasks):
