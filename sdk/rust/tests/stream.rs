@@ -27,6 +27,7 @@ impl Service for Sample {
         let text = String::from_utf8_lossy(&input).into_owned();
         match text.split_once(':').unwrap_or((&text, "")) {
             ("until", path) => {
+                std::fs::write(format!("{path}.begun"), "")?;
                 while !Path::new(path).exists() {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
@@ -394,6 +395,10 @@ async fn a_stop_lets_the_task_finish_and_begins_no_other() {
         &[String::new(), running.until("until", "flag"), "never".to_owned()],
     );
     assert_eq!(ids(&tasks.next().await.outcomes), [1]);
+    let begun = running.path("flag.begun");
+    while !begun.exists() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
     let (
         flag,
         Running {
