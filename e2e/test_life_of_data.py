@@ -119,7 +119,9 @@ def test_a_backup_under_load_is_the_whole_state_of_another_cluster(places, tmp_p
         assert [task["id"] for task in tasks] == [str(number) for number in range(1, len(tasks) + 1)]
         in_backup = [task for task in tasks if task["state"] == "Succeed"]
         assert before <= len(in_backup), "what had ended before is in the backup"
-        assert all(task["output"] == originals[task["id"]] for task in in_backup)
+        # Those that were open run here by now, with outputs of their own.
+        same = sum(task["output"] == originals[task["id"]] for task in in_backup)
+        assert before <= same
         # What was open at that moment runs to its end here.
         wait_until(lambda: ended(second, ping) == len(tasks), WORK_SECONDS, "the open tasks of flmping")
         wait_until(lambda: ended(second, "squares") == squared, WORK_SECONDS, "the open tasks of flmexec")
