@@ -32,6 +32,7 @@ pub(crate) fn application(app: &Application, clock: &Clock) -> String {
         .delay_release_seconds
         .map(|seconds| duration(0, seconds.saturating_mul(1000)));
     page.optional("Delay release", delay.as_deref());
+    page.optional("Reusable", app.reusable.then_some("yes"));
     page.optional("URL", app.url.as_deref());
     page.optional("Installer", app.installer.as_deref());
     page.optional("Input schema", app.schema.input.as_deref());
@@ -130,6 +131,7 @@ pub(crate) fn node(node: &Node, clock: &Clock) -> String {
         .map(|a| format!("{} {}", a.kind, a.address))
         .collect();
     page.list("Addresses", &addresses);
+    page.list("Labels", &node.labels);
     page.render()
 }
 

@@ -58,6 +58,7 @@ fn application() -> v1::Application {
             working_directory: Some("/var/tmp".into()),
             max_instances: Some(4),
             delay_release: Some(60),
+            reusable: true,
             schema: Some(v1::ApplicationSchema {
                 input: Some(r#"{"type":"string"}"#.into()),
                 ..Default::default()
@@ -183,6 +184,7 @@ fn node() -> Node {
             executors: 2,
             held_until: Some(CREATED + 350_000),
             cordon_reason: Some("a new kernel".into()),
+            labels: vec!["gpu=a100".into(), "zone=a".into()],
         }),
     })
 }

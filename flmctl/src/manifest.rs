@@ -25,6 +25,7 @@ const KEYS: &[&str] = &[
     "spec.working_directory",
     "spec.max_instances",
     "spec.delay_release",
+    "spec.reusable",
     "spec.schema",
     "spec.schema.input",
     "spec.schema.output",
@@ -118,6 +119,8 @@ struct RawSpec {
     max_instances: Option<u32>,
     #[serde(default, deserialize_with = "delay")]
     delay_release: Option<i64>,
+    #[serde(default)]
+    reusable: bool,
     schema: Option<RawSchema>,
     url: Option<String>,
     installer: Option<String>,
@@ -159,6 +162,7 @@ impl RawManifest {
                 working_directory: spec.working_directory,
                 max_instances: spec.max_instances,
                 delay_release: spec.delay_release,
+                reusable: spec.reusable,
                 schema: spec.schema.map(|schema| v1::ApplicationSchema {
                     input: schema.input,
                     output: schema.output,
@@ -255,6 +259,7 @@ spec:
   working_directory: /var/tmp
   max_instances: 4
   delay_release: 5m
+  reusable: true
   schema:
     input: '{"type": "string"}'
     output: {type: integer}
@@ -284,6 +289,7 @@ spec:
             working_directory: Some("/var/tmp".into()),
             max_instances: Some(4),
             delay_release: Some(300),
+            reusable: true,
             schema: Some(v1::ApplicationSchema {
                 input: Some(r#"{"type": "string"}"#.into()),
                 output: Some(r#"{"type":"integer"}"#.into()),

@@ -28,7 +28,7 @@ pub(crate) enum ApplyNoun {
     after_help = "The YAML file:\n  metadata:\n    name: NAME\n  spec:\n    shim: Host|Wasm\n    \
     description: TEXT\n    labels: [LABEL, ...]\n    image: NAME\n    command: PATH\n    \
     arguments: [ARG, ...]\n    environments: {KEY: VALUE, ...}\n    working_directory: DIR\n    \
-    max_instances: N\n    delay_release: 60s\n    \
+    max_instances: N\n    delay_release: 60s\n    reusable: true|false\n    \
     schema: {input: JSON, output: JSON, common_data: JSON}\n    url: URL\n    installer: NAME"
 )]
 pub(crate) struct ApplyApplication {
@@ -76,6 +76,15 @@ pub(crate) struct SpecFlags {
     /// How long an executor without work is kept, e.g. 60 (seconds) or 5m
     #[arg(long, value_name = "TIME", value_parser = crate::format::seconds)]
     pub(crate) delay_release: Option<i64>,
+    /// Its processes may serve one session after the other [default: false]
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub(crate) reusable: Option<bool>,
     /// Package to install from
     #[arg(long)]
     pub(crate) url: Option<String>,

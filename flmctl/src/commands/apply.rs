@@ -139,6 +139,9 @@ impl SpecFlags {
         set(&mut spec.working_directory, self.working_directory);
         set(&mut spec.max_instances, self.max_instances);
         set(&mut spec.delay_release, self.delay_release);
+        if let Some(reusable) = self.reusable {
+            spec.reusable = reusable;
+        }
         set(&mut spec.url, self.url);
         set(&mut spec.installer, self.installer);
         if !self.labels.is_empty() {

@@ -50,6 +50,7 @@ pub(crate) struct Application {
     pub(crate) working_directory: Option<String>,
     pub(crate) max_instances: Option<u32>,
     pub(crate) delay_release_seconds: Option<i64>,
+    pub(crate) reusable: bool,
     pub(crate) schema: Schema,
     pub(crate) url: Option<String>,
     pub(crate) installer: Option<String>,
@@ -139,6 +140,7 @@ pub(crate) struct Node {
     pub(crate) draining: bool,
     pub(crate) held_until: Option<Time>,
     pub(crate) executors: u32,
+    pub(crate) labels: Vec<String>,
 }
 
 /// One address of a node.
@@ -218,6 +220,7 @@ impl From<v1::Application> for Application {
             working_directory: spec.working_directory,
             max_instances: spec.max_instances,
             delay_release_seconds: spec.delay_release,
+            reusable: spec.reusable,
             schema: Schema {
                 input: schema.input,
                 output: schema.output,
@@ -329,6 +332,7 @@ impl From<v1::Node> for Node {
             draining: status.draining,
             held_until: status.held_until.map(Time),
             executors: status.executors,
+            labels: status.labels,
         }
     }
 }

@@ -104,6 +104,7 @@ async fn applications_are_registered_changed_and_removed_by_flags() {
                 "new",
                 "--delay-release",
                 "1m",
+                "--reusable",
             ],
         )
         .await,
@@ -118,9 +119,12 @@ async fn applications_are_registered_changed_and_removed_by_flags() {
         max_instances: Some(3),
         description: Some("new".into()),
         delay_release: Some(60),
+        reusable: true,
         ..Default::default()
     };
     assert_eq!(fake.0.lock().unwrap().applications["a"], expected);
+    stdout(&flmctl(&url, &["update", "app", "a", "--reusable=false"]).await);
+    assert!(!fake.0.lock().unwrap().applications["a"].reusable);
     let output = flmctl(&url, &["unregister", "application", "a", "x"]).await;
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("cannot unregister application \"x\": there is no such application"));

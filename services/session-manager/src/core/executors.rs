@@ -56,6 +56,7 @@ impl Core {
             resreq: Some(session.row.resources.into()),
             session_number: key,
             common_data: session.row.common_data.clone(),
+            application_revision: application.revision(),
         };
         let executor = Executor {
             id: id.clone(),

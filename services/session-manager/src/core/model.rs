@@ -49,6 +49,11 @@ pub struct Application {
 }
 
 impl Application {
+    /// What no other registration or version of an application of this name has.
+    pub(crate) fn revision(&self) -> String {
+        format!("{}-{}", self.created, self.version)
+    }
+
     pub(crate) fn delay_release(&self) -> Duration {
         Duration::from_secs(
             self.spec
@@ -553,6 +558,7 @@ impl Node {
                 executors: u32::try_from(self.executors.len()).unwrap_or(u32::MAX),
                 held_until: self.stability.held_until_wall(),
                 cordon_reason: self.cordon.as_ref().and_then(|cordon| cordon.reason.clone()),
+                labels: self.hello.labels.iter().cloned().collect(),
             }),
         }
     }

@@ -77,6 +77,7 @@ impl Core {
                 link_epoch: epoch,
                 heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
                 max_message_size: self.config.limits.max_message_size as u64,
+                max_executors: self.config.limits.max_executors,
             }),
         );
         self.reconcile(&name, executors, now, fx);

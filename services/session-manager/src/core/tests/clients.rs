@@ -282,6 +282,47 @@ fn a_new_version_updates_built_in_applications_but_not_those_that_users_changed(
 }
 
 #[test]
+fn agents_hear_whether_an_application_is_reusable_and_of_each_change() {
+    let mut bed = Bed::new();
+    let app = ApplicationName::new("again").expect("valid");
+    let reusable = || ApplicationSpec {
+        reusable: true,
+        ..ApplicationSpec::default()
+    };
+    bed.application("again", reusable());
+    let link = bed.node("n", 4);
+    let mut revisions = Vec::new();
+    for change in 0..3 {
+        match change {
+            0 => {}
+            1 => bed
+                .run(|core, _, fx| core.update_application(&app, reusable(), fx))
+                .expect("updated"),
+            _ => {
+                bed.run(|core, _, fx| core.unregister_application(&app, fx))
+                    .expect("unregistered");
+                bed.wait(Duration::from_secs(1));
+                bed.application("again", reusable());
+            }
+        }
+        bed.session("s", spec("again"));
+        bed.tasks("s", 1);
+        let order = bed.started.values().next().expect("started").clone();
+        assert!(order.spec.expect("set").reusable);
+        revisions.push(order.application_revision);
+        bed.run(|core, now, fx| core.close_session("s", now, fx))
+            .expect("closed");
+        bed.bind_all(link);
+        bed.release_all(link);
+        bed.run(|core, _, fx| core.delete_session("s", fx))
+            .expect("deleted");
+    }
+    revisions.sort();
+    revisions.dedup();
+    assert_eq!(revisions.len(), 3, "{revisions:?}");
+}
+
+#[test]
 fn closed_sessions_beyond_the_limit_are_forgotten_oldest_first() {
     let mut limited = config();
     limited.limits.max_sessions = Some(2);
