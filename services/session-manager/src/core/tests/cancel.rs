@@ -251,16 +251,7 @@ fn a_process_is_ended_when_its_node_comes_back() {
     bed.run(|core, _, fx| core.node_disconnected(link, fx));
     bed.cancel(1).expect("cancelled");
     assert!(bed.given_up.is_empty());
-    let start = bed.started[&executor].clone();
-    let running = node::RunningExecutor {
-        executor_id: executor.clone(),
-        session_id: start.session_id,
-        application: start.application,
-        resreq: start.resreq,
-        session_number: start.session_number,
-        bound: true,
-        tasks: vec![attempt(&task)],
-    };
+    let running = bed.running(&executor, std::slice::from_ref(&task));
     bed.connect("n", 1, vec![running]);
     assert_eq!(bed.given_up, [executor]);
 }
@@ -343,16 +334,7 @@ fn a_node_that_is_not_connected_may_have_results_that_are_in_time() {
     bed.run(|core, _, fx| core.node_disconnected(link, fx));
     bed.wait(Duration::from_secs(5));
     assert!(bed.ended.is_empty());
-    let start = bed.started[&executor].clone();
-    let running = node::RunningExecutor {
-        executor_id: executor.clone(),
-        session_id: start.session_id,
-        application: start.application,
-        resreq: start.resreq,
-        session_number: start.session_number,
-        bound: true,
-        tasks: vec![attempt(&task)],
-    };
+    let running = bed.running(&executor, std::slice::from_ref(&task));
     let link = bed.connect("n", 1, vec![running]);
     bed.wait(Duration::from_millis(500));
     assert!(bed.ended.is_empty(), "the results come first");

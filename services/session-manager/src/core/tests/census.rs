@@ -175,16 +175,7 @@ fn requeues_are_counted_by_their_reason() {
             bed.node("n", 1);
         }),
         (RequeueReason::LinkLost, |bed, _, executor| {
-            let start = bed.started[executor].clone();
-            let running = node::RunningExecutor {
-                executor_id: executor.to_owned(),
-                session_id: start.session_id,
-                application: start.application,
-                resreq: start.resreq,
-                session_number: start.session_number,
-                bound: true,
-                tasks: Vec::new(),
-            };
+            let running = bed.running(executor, &[]);
             bed.connect("n", 1, vec![running]);
         }),
     ];

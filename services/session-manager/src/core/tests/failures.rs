@@ -14,19 +14,6 @@ fn bound(cpu: u64, tasks: usize) -> (Bed, LinkId) {
     (bed, link)
 }
 
-fn running(bed: &Bed, executor: &str, tasks: &[TaskItem]) -> node::RunningExecutor {
-    let start = &bed.started[executor];
-    node::RunningExecutor {
-        executor_id: executor.to_owned(),
-        session_id: start.session_id.clone(),
-        application: start.application.clone(),
-        resreq: start.resreq,
-        session_number: start.session_number,
-        bound: true,
-        tasks: tasks.iter().map(attempt).collect(),
-    }
-}
-
 /// Defect 16: a late result of an old attempt overwrote a newer one.
 #[test]
 fn only_the_current_attempt_counts() {
@@ -163,7 +150,7 @@ fn a_silent_node_is_suspect_then_lost_then_forgotten() {
     assert!(bed.core.get_node("n").is_err());
     // It comes back, with what it still runs: the tasks go on there, nothing is lost.
     let (executor, task) = bed.handed.remove(0);
-    let reported = running(&bed, &executor, std::slice::from_ref(&task));
+    let reported = bed.running(&executor, std::slice::from_ref(&task));
     bed.started.clear();
     let link = bed.connect("n", 2, vec![reported]);
     bed.results(link, vec![Bed::done(&executor, &task, 0)]);
@@ -185,11 +172,7 @@ fn a_heartbeat_in_time_makes_a_suspect_ready_again() {
 fn what_comes_on_an_old_link_is_ignored() {
     let (mut bed, old) = bound(1, 2);
     let (executor, task) = bed.handed[0].clone();
-    let new = bed.connect(
-        "n",
-        1,
-        vec![running(&bed, &executor, std::slice::from_ref(&task))],
-    );
+    let new = bed.connect("n", 1, vec![bed.running(&executor, std::slice::from_ref(&task))]);
     bed.run(|core, _, fx| core.node_disconnected(old, fx));
     bed.results(old, vec![Bed::done(&executor, &task, 0)]);
     assert!(bed.ended.is_empty());
@@ -204,7 +187,7 @@ fn messages_that_were_lost_with_a_link_are_made_good() {
     let (first, second) = (bed.handed[0].clone(), bed.handed[1].clone());
     bed.run(|core, _, fx| core.node_disconnected(link, fx));
     // The agent has never seen the second task, and its executor is gone.
-    let reported = vec![running(&bed, &first.0, std::slice::from_ref(&first.1))];
+    let reported = vec![bed.running(&first.0, std::slice::from_ref(&first.1))];
     bed.started.remove(&second.0);
     bed.handed.clear();
     let link = bed.connect("n", 2, reported);
@@ -296,9 +279,9 @@ fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
         ..Snapshot::default()
     };
     let (executor, task) = old.handed.remove(0);
-    let mut stranger = running(&old, &executor, &[]);
+    let mut stranger = old.running(&executor, &[]);
     (stranger.executor_id, stranger.session_id) = ("e1-77".to_owned(), "gone".to_owned());
-    let reported = vec![running(&old, &executor, std::slice::from_ref(&task)), stranger];
+    let reported = vec![old.running(&executor, std::slice::from_ref(&task)), stranger];
 
     let mut bed = Bed::with(config(), snapshot);
     assert_eq!(bed.core.summary().pending, 3, "until an agent says otherwise");
@@ -394,18 +377,9 @@ fn a_death_that_is_told_twice_counts_once() {
     bed.tasks("s", 1);
     bed.bind_all(link);
     let (executor, task) = bed.handed[0].clone();
-    let start = bed.started[&executor].clone();
+    let running = bed.running(&executor, std::slice::from_ref(&task));
     for _ in 0..4 {
-        let running = node::RunningExecutor {
-            executor_id: executor.clone(),
-            session_id: start.session_id.clone(),
-            application: start.application.clone(),
-            resreq: start.resreq,
-            session_number: start.session_number,
-            bound: true,
-            tasks: vec![attempt(&task)],
-        };
-        let link = bed.connect("n", 1, vec![running]);
+        let link = bed.connect("n", 1, vec![running.clone()]);
         bed.handed = vec![(executor.clone(), task.clone())];
         bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 9");
     }
@@ -418,7 +392,7 @@ fn a_death_that_is_told_twice_counts_once() {
 fn a_result_for_a_deleted_session_is_not_taken_by_another_of_the_same_id() {
     let (mut bed, link) = bound(1, 1);
     let (executor, task) = bed.handed[0].clone();
-    let late = running(&bed, &executor, std::slice::from_ref(&task));
+    let late = bed.running(&executor, std::slice::from_ref(&task));
     bed.results(link, vec![Bed::done(&executor, &task, 0)]);
     bed.run(|core, now, fx| core.close_session("s", now, fx))
         .expect("closed");

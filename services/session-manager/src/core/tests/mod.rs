@@ -243,6 +243,20 @@ impl Bed {
         self.say(link, from_agent::Message::Executor(update));
     }
 
+    /// What an agent says in its Hello of an executor that has `tasks` in hand.
+    pub(super) fn running(&self, executor: &str, tasks: &[TaskItem]) -> node::RunningExecutor {
+        let start = &self.started[executor];
+        node::RunningExecutor {
+            executor_id: executor.to_owned(),
+            session_id: start.session_id.clone(),
+            application: start.application.clone(),
+            resreq: start.resreq,
+            session_number: start.session_number,
+            bound: true,
+            tasks: tasks.iter().map(attempt).collect(),
+        }
+    }
+
     /// All executors that were started say that they are bound.
     pub(super) fn bind_all(&mut self, link: LinkId) {
         let ids: Vec<_> = self
