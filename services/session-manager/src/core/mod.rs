@@ -42,6 +42,7 @@ pub use counters::{Counters, RequeueReason};
 pub use error::CoreError;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
 pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, MAX_TASKS, Node, Session, TaskPhase};
+pub(crate) use planted::{Bug as PlantedBug, planted};
 pub use requests::RequestRow;
 pub(crate) use requests::Requests;
 pub(crate) use retention::{CLOSED_EVENTS, is_small};

@@ -14,8 +14,7 @@ pub(crate) enum Bug {
     InvertedPriority,
     /// Nobody looks for an executor for new tasks.
     LostWakeUp,
-    /// Replies do not wait for the store, which only the simulation can get wrong.
-    #[cfg(test)]
+    /// Replies do not wait for the store.
     ReplyBeforeCommit,
     /// Ends of tasks that were kept for questions stay for ever.
     Leak,

@@ -9,15 +9,15 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flame_rpc::node::ToAgent;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::links::Links;
+use super::outbox::{Held, Outbox};
 use super::storing::{Committed, Storage, StoreHealth};
 use super::{Job, Release};
-use crate::core::{Core, CoreError, Effects, LinkId, Now, SessionKey, Summary, TaskRow};
+use crate::core::{Core, CoreError, Effects, Now, Summary};
 use crate::metrics::Metrics;
 use crate::notices;
 use crate::store::{Record, StoreError};
@@ -39,23 +39,6 @@ const FEW_TASKS: u64 = 64;
 /// Wait between two tries to store what could not be stored.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 
-/// What is left to do when a batch is durable.
-#[derive(Default)]
-struct Batch {
-    replies: Vec<Reply>,
-    answers: Vec<(LinkId, ToAgent)>,
-    updates: Vec<Arc<TaskRow>>,
-    closed: Vec<SessionKey>,
-    hang_up: Vec<LinkId>,
-}
-
-/// A reply that waits.
-struct Reply {
-    release: Release,
-    /// Whether its command changed something that has to be stored.
-    changed: bool,
-}
-
 /// See the module's text.
 pub(super) struct Driver {
     pub(super) core: Core,
@@ -71,11 +54,7 @@ pub(super) struct Driver {
 /// The driver with what it does at the moment.
 struct Run {
     driver: Driver,
-    /// Not given to the store yet, in the order of the commands, with what waits for them.
-    records: Vec<Record>,
-    waiting: Batch,
-    /// Waits for the commit that is under way, if one is.
-    storing: Option<Batch>,
+    outbox: Outbox<Release>,
     last_commit: Instant,
     /// Records of the commit that is under way.
     storing_size: usize,
@@ -104,9 +83,7 @@ impl Driver {
         let open_tasks = pending + running;
         let run = Run {
             driver: self,
-            records: Vec::new(),
-            waiting: Batch::default(),
-            storing: None,
+            outbox: Outbox::default(),
             last_commit: now,
             storing_size: 0,
             open_tasks: open_tasks as u64,
@@ -124,15 +101,15 @@ impl Run {
         loop {
             self.begin_commit();
             self.measure_queues();
-            if !open && self.is_settled() {
+            if !open && self.outbox.is_settled() {
                 break;
             }
             self.set_alarm();
-            let takes_jobs = open && self.records.len() < MAX_WAITING;
+            let takes_jobs = open && self.outbox.len() < MAX_WAITING;
             let step = tokio::select! {
                 biased;
                 _ = &mut stop, if !stopping => Step::Stop,
-                committed = self.driver.storage.committed(), if self.storing.is_some() => {
+                committed = self.driver.storage.committed(), if self.outbox.is_storing() => {
                     committed.map_or(Step::StoreGone, Step::Committed)
                 }
                 job = self.driver.jobs.recv(), if takes_jobs => job.map_or(Step::Closed, Step::Job),
@@ -168,10 +145,6 @@ impl Run {
         self.driver.storage.end();
     }
 
-    fn is_settled(&self) -> bool {
-        self.storing.is_none() && self.records.is_empty()
-    }
-
     fn now(&self) -> Now {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Now {
@@ -185,7 +158,7 @@ impl Run {
         let (began, commands) = (Instant::now(), jobs.len());
         let now = self.now();
         let mut fx = Effects {
-            records: std::mem::take(&mut self.records),
+            records: self.outbox.take_records(),
             ..Effects::default()
         };
         let known = fx.records.len();
@@ -194,7 +167,7 @@ impl Run {
             let before = fx.records.len();
             let release = job(core, now, &mut fx);
             let changed = fx.records.len() > before;
-            self.waiting.replies.push(Reply { release, changed });
+            self.outbox.reply(release, changed);
         }
         core.settle_what_is_due(now, &mut fx);
         if core.wants_pass(now) {
@@ -203,13 +176,13 @@ impl Run {
             self.driver.metrics.passed(began.elapsed());
         }
         self.driver.metrics.applied(commands, began.elapsed());
-        self.driver.links.send(fx.orders);
+        self.driver.links.send(std::mem::take(&mut fx.orders));
         fx.notices.iter().for_each(notices::log);
         if self.driver.watchers.watches_tasks() {
             // What has ended meanwhile is among the updates.
             let watched = self.driver.watchers.watched_of(&fx.handed_out);
             let rows = watched.into_iter().filter_map(|task| core.live_row(task));
-            self.waiting.updates.extend(rows.map(Arc::new));
+            self.outbox.news(rows.map(Arc::new));
         }
         for record in &fx.records[known..] {
             match record {
@@ -218,26 +191,25 @@ impl Run {
                 _ => {}
             }
         }
-        self.records = fx.records;
-        self.waiting.answers.extend(fx.answers);
-        self.waiting.updates.extend(fx.updates);
-        self.waiting.closed.extend(fx.closed);
-        self.waiting.hang_up.extend(fx.hang_up);
+        self.outbox.applied(fx);
         match self.retry_at {
             Some(_) => self.refuse(),
-            None if self.is_settled() => self.release_waiting(),
-            None => {}
+            None => {
+                if let Some(held) = self.outbox.release() {
+                    self.release(held);
+                }
+            }
         }
     }
 
     /// Gives the store what waits, if it is time.
     fn begin_commit(&mut self) {
         let now = Instant::now();
-        while self.storing.is_none() && !self.records.is_empty() && self.commit_at() <= now {
-            let records = std::mem::take(&mut self.records);
+        while self.commit_at() <= now
+            && let Some(records) = self.outbox.begin_commit()
+        {
             self.storing_size = records.len();
             self.last_commit = now;
-            self.storing = Some(std::mem::take(&mut self.waiting));
             if let Some(committed) = self.driver.storage.commit(records) {
                 self.on_committed(committed);
             }
@@ -248,7 +220,7 @@ impl Run {
         let metrics = &self.driver.metrics;
         metrics
             .waiting_records
-            .set((self.records.len() + self.storing_size) as u64);
+            .set((self.outbox.len() + self.storing_size) as u64);
         metrics.queued_commands.set(self.driver.jobs.len() as u64);
     }
 
@@ -261,8 +233,7 @@ impl Run {
         }
     }
 
-    fn on_committed(&mut self, (mut records, result): Committed) {
-        let batch = self.storing.take().unwrap_or_default();
+    fn on_committed(&mut self, (records, result): Committed) {
         self.storing_size = 0;
         match result {
             Ok(()) => {
@@ -272,10 +243,8 @@ impl Run {
                     self.driver.health.set(None);
                     notices::store_recovered();
                 }
-                self.release(batch);
-                if self.records.is_empty() {
-                    self.release_waiting();
-                }
+                let held = self.outbox.committed();
+                self.release(held);
             }
             Err(error) => {
                 if self.retry_at.is_none() {
@@ -284,11 +253,7 @@ impl Run {
                 self.driver.metrics.commit_failed();
                 self.retry_at = Some(Instant::now() + STORE_RETRY);
                 self.driver.health.set(Some(error.to_string()));
-                // All of it again, in the same order.
-                records.append(&mut self.records);
-                self.records = records;
-                let later = std::mem::replace(&mut self.waiting, batch);
-                self.waiting.merge(later);
+                self.outbox.failed(records);
                 self.refuse_because(&error);
             }
         }
@@ -308,24 +273,19 @@ impl Run {
     /// While the store fails, clients that wait for a change are told so at once, and those that
     /// read get their answer.
     fn refuse_with(&mut self, error: &CoreError) {
-        for reply in self.waiting.replies.drain(..) {
-            (reply.release)(if reply.changed { Err(error.clone()) } else { Ok(()) });
+        for reply in self.outbox.take_replies() {
+            (reply.reply)(if reply.changed { Err(error.clone()) } else { Ok(()) });
         }
     }
 
-    fn release_waiting(&mut self) {
-        let batch = std::mem::take(&mut self.waiting);
-        self.release(batch);
-    }
-
-    fn release(&self, batch: Batch) {
-        self.driver.links.send(batch.answers);
-        for link in batch.hang_up {
+    fn release(&self, held: Held<Release>) {
+        self.driver.links.send(held.answers);
+        for link in held.hang_up {
             self.driver.links.close(link);
         }
-        self.driver.watchers.publish(batch.updates, &batch.closed);
-        for reply in batch.replies {
-            (reply.release)(Ok(()));
+        self.driver.watchers.publish(held.updates, &held.closed);
+        for reply in held.replies {
+            (reply.reply)(Ok(()));
         }
     }
 
@@ -336,20 +296,10 @@ impl Run {
         let now = self.now();
         let core = self.driver.core.next_deadline(now);
         let core = core.map_or(Instant::now() + FAR, |at| self.driver.started + at);
-        let commit = (self.storing.is_none() && !self.records.is_empty()).then(|| self.commit_at());
+        let commit = (!self.outbox.is_storing() && self.outbox.len() > 0).then(|| self.commit_at());
         let at = commit.map_or(core, |commit| commit.min(core));
         if self.alarm.deadline() != at || self.alarm.is_elapsed() {
             self.alarm.as_mut().reset(at);
         }
-    }
-}
-
-impl Batch {
-    fn merge(&mut self, later: Self) {
-        self.replies.extend(later.replies);
-        self.answers.extend(later.answers);
-        self.updates.extend(later.updates);
-        self.closed.extend(later.closed);
-        self.hang_up.extend(later.hang_up);
     }
 }

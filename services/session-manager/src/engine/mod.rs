@@ -1,12 +1,14 @@
 //! Runs the core: commands go in through one queue, and a reply, and news for watchers, leave only
-//! when everything that was decided up to then is durable (`driver.rs`). The store has a thread of
-//! its own (`storing.rs`), and the next batch is applied while one is stored.
+//! when everything that was decided up to then is durable (the rule is in `outbox.rs`, what works by
+//! it in `driver.rs`). The store has a thread of its own (`storing.rs`), and the next batch is
+//! applied while one is stored.
 //!
 //! If the store fails (disk full), what could not be stored is kept and tried again until it
 //! succeeds: nothing that was applied is forgotten. Until then new work is refused and reads go on.
 
 mod driver;
 mod links;
+pub(crate) mod outbox;
 mod storing;
 
 use std::sync::Arc;

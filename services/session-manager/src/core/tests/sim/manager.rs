@@ -1,6 +1,6 @@
-//! The session manager's process around the real core. Keeps the rule of `engine/driver.rs`:
-//! orders leave at once; replies, acknowledgements and news leave when everything that was
-//! decided up to then is durable; the next batch is applied while one is stored.
+//! The session manager's process around the real core and the real `engine/outbox.rs`: what
+//! `engine/driver.rs` does with them. Orders leave at once; replies, acknowledgements and news when
+//! the outbox lets them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::client::{Answer, Call};
 use super::network::Down;
 use super::scenario::Time;
 use super::world::{Checked, Event, World};
-use crate::core::planted::{Bug, planted};
 use crate::core::{
     Core, CoreConfig, CoreError, Effects, LinkId, Node, NodeHello, Now, Session, SessionKey, TaskRow,
 };
+use crate::engine::outbox::{self, Held, Outbox};
 use crate::store::Record;
 
 /// Wait between two tries to store what could not be stored.
@@ -63,30 +63,10 @@ pub(super) enum ManagerEvent {
     Retries(u32),
 }
 
+/// What waits to be told to whom.
 struct Reply {
     call: Box<Call>,
     answer: Result<Answer, CoreError>,
-    changed: bool,
-}
-
-/// What waits for a commit.
-#[derive(Default)]
-struct Batch {
-    replies: Vec<Reply>,
-    answers: Vec<(LinkId, ToAgent)>,
-    updates: Vec<Arc<TaskRow>>,
-    closed: Vec<SessionKey>,
-    hang_up: Vec<LinkId>,
-}
-
-impl Batch {
-    fn merge(&mut self, later: Self) {
-        self.replies.extend(later.replies);
-        self.answers.extend(later.answers);
-        self.updates.extend(later.updates);
-        self.closed.extend(later.closed);
-        self.hang_up.extend(later.hang_up);
-    }
 }
 
 /// One life of the process.
@@ -96,9 +76,9 @@ pub(super) struct Process {
     jobs: VecDeque<Job>,
     turn_planned: bool,
     alarm: Option<Time>,
-    records: Vec<Record>,
-    waiting: Batch,
-    storing: Option<(Vec<Record>, Batch)>,
+    outbox: Outbox<Reply>,
+    /// Records of the commit that is under way.
+    storing: Vec<Record>,
     /// The store failed and is tried again.
     failing: bool,
     /// Not before that.
@@ -181,7 +161,7 @@ impl Process {
         format!(
             "{} jobs, {} records wait, store failing {}\n    {}\n    {}\n    {}",
             self.jobs.len(),
-            self.records.len(),
+            self.outbox.len(),
             self.failing,
             nodes.join("\n    "),
             executors.join("\n    "),
@@ -242,6 +222,8 @@ impl World {
         });
         core.ensure_builtins(builtins.collect(), now, &mut fx)
             .map_err(|error| format!("the applications are refused: {error}"))?;
+        let mut outbox = Outbox::default();
+        outbox.applied(fx);
         self.manager.incarnation += 1;
         self.judge.manager_started();
         self.manager.process = Some(Process {
@@ -250,9 +232,8 @@ impl World {
             jobs: VecDeque::new(),
             turn_planned: false,
             alarm: None,
-            records: fx.records,
-            waiting: Batch::default(),
-            storing: None,
+            outbox,
+            storing: Vec::new(),
             failing: false,
             retries_at: Time::ZERO,
             watches: BTreeMap::new(),
@@ -267,11 +248,8 @@ impl World {
         let Some(process) = self.manager.process.take() else {
             return Ok(());
         };
-        if let Some((records, _)) = process.storing
-            && self.rng.bool()
-            && self.manager.store_fails_until <= self.now
-        {
-            self.store(&records)?;
+        if self.rng.bool() && self.manager.store_fails_until <= self.now {
+            self.store(&process.storing)?;
         }
         self.manager.stalls_until = Time::ZERO;
         self.break_all_links();
@@ -317,7 +295,7 @@ impl World {
         process.turn_planned = false;
         let now = process.now(self.now, self.manager.wall_offset);
         let mut fx = Effects {
-            records: std::mem::take(&mut process.records),
+            records: process.outbox.take_records(),
             ..Effects::default()
         };
         while let Some(job) = process.jobs.pop_front() {
@@ -344,11 +322,7 @@ impl World {
                 Job::Call(call) => {
                     let answer = self.answer(process, &call, now, &mut fx);
                     let changed = fx.records.len() > before;
-                    process.waiting.replies.push(Reply {
-                        call,
-                        answer,
-                        changed,
-                    });
+                    process.outbox.reply(Reply { call, answer }, changed);
                 }
             }
         }
@@ -357,19 +331,11 @@ impl World {
         for (link, message) in std::mem::take(&mut fx.orders) {
             self.send_order(link, message);
         }
-        process.records = fx.records;
-        process.waiting.merge(Batch {
-            replies: Vec::new(),
-            answers: fx.answers,
-            updates: fx.updates,
-            closed: fx.closed,
-            hang_up: fx.hang_up,
-        });
+        process.outbox.applied(fx);
         if process.failing {
             self.refuse(process);
-        } else if process.records.is_empty() && process.storing.is_none() || planted(Bug::ReplyBeforeCommit) {
-            let batch = std::mem::take(&mut process.waiting);
-            self.release(process, batch);
+        } else if let Some(held) = process.outbox.release() {
+            self.release(process, held);
         }
         Ok(())
     }
@@ -464,9 +430,8 @@ impl World {
     }
 
     fn refuse(&mut self, process: &mut Process) {
-        let replies = std::mem::take(&mut process.waiting.replies);
-        for mut reply in replies {
-            if reply.changed && reply.answer.is_ok() {
+        for outbox::Reply { mut reply, changed } in process.outbox.take_replies() {
+            if changed && reply.answer.is_ok() {
                 let text = "whether this request takes effect is not known yet";
                 reply.answer = Err(CoreError::Unavailable(text.to_owned()));
             }
@@ -485,12 +450,13 @@ impl World {
             return;
         };
         let waits = process.failing && process.retries_at > self.now;
-        if process.storing.is_some() || process.records.is_empty() || waits {
+        if waits {
             return;
         }
-        let records = std::mem::take(&mut process.records);
-        process.storing = Some((records, std::mem::take(&mut process.waiting)));
-        self.after(time, Event::Manager(ManagerEvent::Committed(incarnation)));
+        if let Some(records) = process.outbox.begin_commit() {
+            process.storing = records;
+            self.after(time, Event::Manager(ManagerEvent::Committed(incarnation)));
+        }
     }
 
     fn committed(&mut self) -> Checked {
@@ -498,18 +464,12 @@ impl World {
         let Some(mut process) = self.manager.process.take() else {
             return Ok(());
         };
-        let Some((mut records, batch)) = process.storing.take() else {
-            self.manager.process = Some(process);
-            return Ok(());
-        };
+        let records = std::mem::take(&mut process.storing);
         if self.manager.store_fails_until > self.now {
             self.note(|| "the store failed".to_owned());
             process.failing = true;
             process.retries_at = self.now + STORE_RETRY;
-            records.append(&mut process.records);
-            process.records = records;
-            let later = std::mem::replace(&mut process.waiting, batch);
-            process.waiting.merge(later);
+            process.outbox.failed(records);
             self.refuse(&mut process);
             self.manager.process = Some(process);
             self.after(STORE_RETRY, Event::Manager(ManagerEvent::Retries(incarnation)));
@@ -517,11 +477,8 @@ impl World {
         }
         process.failing = false;
         self.store(&records)?;
-        self.release(&mut process, batch);
-        if process.records.is_empty() {
-            let waiting = std::mem::take(&mut process.waiting);
-            self.release(&mut process, waiting);
-        }
+        let held = process.outbox.committed();
+        self.release(&mut process, held);
         self.manager.process = Some(process);
         self.begin_commit();
         Ok(())
@@ -539,7 +496,7 @@ impl World {
         Ok(())
     }
 
-    fn release(&mut self, process: &mut Process, batch: Batch) {
+    fn release(&mut self, process: &mut Process, batch: Held<Reply>) {
         for (link, message) in batch.answers {
             self.send_order(link, message);
         }
@@ -564,7 +521,7 @@ impl World {
                 self.tell_closed(watch.client, watch.watch);
             }
         }
-        for reply in batch.replies {
+        for outbox::Reply { reply, .. } in batch.replies {
             self.reply(process, reply);
         }
     }
