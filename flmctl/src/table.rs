@@ -107,7 +107,7 @@ pub(crate) fn nodes(items: &[Node], printer: &Printer) -> String {
     let mut table = Rows::new(
         printer,
         &header,
-        &["EXECUTORS", "ALLOCATABLE", "ARCH", "OS", "ADDRESSES"],
+        &["EXECUTORS", "ALLOCATABLE", "ARCH", "OS", "ADDRESSES", "LABELS"],
     );
     for node in items {
         let addresses: Vec<String> = node.addresses.iter().map(|a| a.address.clone()).collect();
@@ -127,6 +127,7 @@ pub(crate) fn nodes(items: &[Node], printer: &Printer) -> String {
                 optional(Some(&node.arch)),
                 optional(Some(&node.os)),
                 text(&list_or_dash(&addresses)),
+                text(&list_or_dash(&node.labels)),
             ],
         );
     }

@@ -46,6 +46,8 @@ pub struct Identity {
     pub instance: String,
     /// What executors may use.
     pub capacity: Resources,
+    /// What sessions may select it by, as `key=value`.
+    pub labels: Vec<String>,
 }
 
 /// How the agent's run ended.
@@ -328,7 +330,7 @@ impl Agent {
             allocatable: Some(capacity.into()),
             arch: std::env::consts::ARCH.to_owned(),
             os: std::env::consts::OS.to_owned(),
-            labels: Vec::new(),
+            labels: self.identity.labels.clone(),
             shims: vec![Shim::Host.into()],
             addresses: capacity::addresses(),
             executors: self.ledger.reconnected(),

@@ -43,6 +43,14 @@ struct Arguments {
     /// What this node offers, e.g. cpu=4,mem=8g,gpu=0; what is not named is detected
     #[arg(long, value_name = "RESOURCES", env = "FLAME_NODE_RESOURCES")]
     resources: Option<String>,
+    /// Label by which sessions select this node; may be given several times, or several with commas
+    #[arg(
+        long = "label",
+        value_name = "KEY=VALUE",
+        env = "FLAME_NODE_LABELS",
+        value_delimiter = ','
+    )]
+    labels: Vec<String>,
 }
 
 /// Why the agent cannot run, and the status it exits with.
@@ -87,6 +95,7 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
             .map_err(|error| bad(format!("--resources {text}: {error}")))?,
         None => detected,
     };
+    let labels = labels(&arguments.labels).map_err(bad)?;
     let endpoint = config
         .endpoint
         .node_link()
@@ -113,12 +122,17 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         node,
         instance: uuid::Uuid::new_v4().to_string(),
         capacity,
+        labels,
+    };
+    let labelled = match identity.labels.is_empty() {
+        true => String::new(),
+        false => format!(", labels {}", identity.labels.join(",")),
     };
     tracing::info!(
         message_id = %LifecycleEvent::DaemonReady.message_id(),
         flame_node = %identity.node,
         flame_config = %path.display(),
-        "offers {capacity}"
+        "offers {capacity}{labelled}"
     );
     Agent::new(identity, host, link, Notifier::from_env())
         .run()
@@ -152,6 +166,17 @@ fn load_config(asked: Option<&Path>, home: &Path) -> Result<(PathBuf, ClusterCon
         Ok(config) => Ok((path, config)),
         Err(error) => Err(Failure(EXIT_CONFIG, error.to_string())),
     }
+}
+
+/// The labels that were asked for, by `--label` or else by the environment. An empty variable, or a
+/// comma too many, is no label.
+fn labels(asked: &[String]) -> Result<Vec<String>, String> {
+    let asked = asked
+        .iter()
+        .map(|label| label.trim())
+        .filter(|label| !label.is_empty());
+    let known = flame_core::label::set(asked).map_err(|error| format!("--label: {error}"))?;
+    Ok(known.into_iter().collect())
 }
 
 fn node_name(asked: Option<&str>) -> Result<NodeName, String> {

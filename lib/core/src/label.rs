@@ -1,5 +1,7 @@
 //! Labels: `key=value` pairs by which sessions select nodes.
 
+use std::collections::BTreeSet;
+
 /// Longest key and longest value, in bytes.
 const MAX_PART: usize = 63;
 
@@ -38,6 +40,27 @@ pub fn validate(label: &str) -> Result<(), LabelError> {
     Ok(())
 }
 
+/// The labels of one node: each is valid, and no key has two values. A session selects a key by one
+/// value, so that a second one is a mistake.
+///
+/// # Errors
+/// As [`validate`], or the label whose key was there before.
+pub fn set<'a>(labels: impl IntoIterator<Item = &'a str>) -> Result<BTreeSet<String>, LabelError> {
+    let (mut set, mut keys) = (BTreeSet::new(), BTreeSet::new());
+    for label in labels {
+        validate(label)?;
+        let key = label.split_once('=').map_or(label, |(key, _)| key);
+        // The same label twice says nothing new.
+        if set.insert(label.to_owned()) && !keys.insert(key) {
+            return Err(LabelError {
+                label: label.to_owned(),
+                reason: "another label has the same key",
+            });
+        }
+    }
+    Ok(set)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,5 +81,19 @@ mod tests {
             let error = validate(bad).expect_err(bad).to_string();
             assert!(error.contains(reason), "{error}");
         }
+    }
+
+    #[test]
+    fn a_node_has_one_value_for_a_key() {
+        let known = set(["zone=a", "gpu=", "zone=a"]).expect("valid");
+        assert_eq!(known.into_iter().collect::<Vec<_>>(), ["gpu=", "zone=a"]);
+        let error = set(["zone=a", "disk=ssd", "zone=b"])
+            .expect_err("two zones")
+            .to_string();
+        assert_eq!(
+            error,
+            "label \"zone=b\" is not valid: another label has the same key"
+        );
+        assert!(set(["zone"]).is_err());
     }
 }

@@ -8,5 +8,6 @@ mod give_up;
 mod harness;
 mod life;
 mod link;
+mod node;
 mod service;
 mod stream;

@@ -1,6 +1,5 @@
 //! The node link: carries messages between the agents and the core.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,10 +37,8 @@ impl NodeLinkService {
 /// What the core wants to know, or why this agent cannot be had.
 fn checked(hello: &Hello) -> Result<NodeHello, String> {
     let name = NodeName::new(&hello.node).map_err(|error| error.to_string())?;
-    let labels: BTreeSet<_> = hello.labels.iter().cloned().collect();
-    for label in &labels {
-        flame_core::label::validate(label).map_err(|error| error.to_string())?;
-    }
+    let labels =
+        flame_core::label::set(hello.labels.iter().map(String::as_str)).map_err(|error| error.to_string())?;
     let capacity = hello.capacity.as_ref().map(Resources::from).unwrap_or_default();
     Ok(NodeHello {
         name,

@@ -7,6 +7,7 @@ mod cordon;
 mod explain;
 mod failures;
 mod prefetch;
+mod nodes;
 mod requests;
 mod retention;
 mod scheduling;
