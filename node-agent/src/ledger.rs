@@ -4,13 +4,14 @@
 use std::collections::{HashMap, VecDeque};
 
 use flame_core::ExecutorId;
+use flame_core::event::bind;
 use flame_rpc::node::{
     Draining, ExecutorPhase, ExecutorUpdate, Returned, RunningExecutor, StartExecutor, TaskAttempt, TaskDone,
     TaskItem, from_agent,
 };
 use flame_rpc::v1::ResourceRequirement;
 
-use crate::executor::{Ended, code};
+use crate::executor::Ended;
 use crate::results::ResultBuffer;
 
 /// Tasks in an executor's hands (the running one among them) with which it need not be refilled
@@ -157,7 +158,7 @@ impl Ledger {
     /// An executor that was asked for will not be started.
     pub fn refused(&mut self, id: &str, reason: &str) {
         self.updates.push_back(ExecutorUpdate {
-            code: code::UNKNOWN,
+            code: bind::UNKNOWN,
             message: reason.to_owned(),
             ..update(id, ExecutorPhase::BindFailed)
         });

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flame_core::ExecutorId;
+use flame_core::event::bind;
 use flame_rpc::node::{StartExecutor, TaskAttempt, TaskDone, TaskItem};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::timeout;
@@ -34,18 +35,6 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// After a broken connection: how long to see whether the process has died. The kernel closes
 /// the socket shortly before it reports the end.
 const DEATH_LIMIT: Duration = Duration::from_secs(1);
-
-/// Result codes of a bind that failed, as clients see them in the session's events.
-pub mod code {
-    /// The application could not be installed.
-    pub const INSTALL: i32 = 10;
-    /// The process could not be started, or died before it served.
-    pub const PROCESS: i32 = 11;
-    /// OnSessionEnter failed.
-    pub const ENTER: i32 = 12;
-    /// Anything else.
-    pub const UNKNOWN: i32 = 19;
-}
 
 /// What all executors of this agent share.
 pub struct Host {
@@ -94,7 +83,7 @@ pub enum Happened {
 pub enum Ended {
     /// It never became bound.
     BindFailed {
-        /// One of [`code`].
+        /// One of [`bind`].
         code: i32,
         /// For people.
         message: String,
@@ -140,7 +129,7 @@ async fn live(id: &ExecutorId, order: &StartExecutor, host: &Host, inbox: &mut I
     let _files = prepared.files;
     let process = match host.runtime.start(prepared.launch).await {
         Ok(process) => process,
-        Err(error) => return BindError::new(code::PROCESS, error).into(),
+        Err(error) => return BindError::new(bind::PROCESS, error).into(),
     };
     tracing::debug!(executor = %id, session = order.session_id, pid = process.pid(), "service process started");
     let bring_up = service::bring_up(host, &prepared.socket, order, process.as_ref());

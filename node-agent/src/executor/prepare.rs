@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use flame_core::event::bind;
 use flame_core::{ApplicationName, ExecutorId};
 use flame_rpc::node::StartExecutor;
 use flame_rpc::v1::Shim;
 
-use super::{BindError, Host, code};
+use super::{BindError, Host};
 use crate::directories::WorkingDirectory;
 use crate::environment::Particulars;
 use crate::runtime::Launch;
@@ -37,7 +38,7 @@ impl Drop for Files {
 
 /// Checks the order and makes what the process needs.
 pub(super) fn prepare(host: &Host, id: &ExecutorId, order: &StartExecutor) -> Result<Prepared, BindError> {
-    let unusable = |error: &dyn std::fmt::Display| BindError::new(code::UNKNOWN, error);
+    let unusable = |error: &dyn std::fmt::Display| BindError::new(bind::UNKNOWN, error);
     let name = ApplicationName::new(&order.application).map_err(|error| unusable(&error))?;
     let spec = order
         .spec
@@ -49,14 +50,14 @@ pub(super) fn prepare(host: &Host, id: &ExecutorId, order: &StartExecutor) -> Re
         .filter(|installer| !installer.is_empty())
     {
         return Err(BindError::new(
-            code::INSTALL,
+            bind::INSTALL,
             format!(
                 "application {name} wants the installer {installer:?}, but this release installs no packages; \
                  install it on the nodes and register the application without an installer"
             ),
         ));
     }
-    let process = |error: &dyn std::fmt::Display| BindError::new(code::PROCESS, error);
+    let process = |error: &dyn std::fmt::Display| BindError::new(bind::PROCESS, error);
     if spec.shim() != Shim::Host {
         return Err(process(&format!(
             "application {name} wants the {} shim, but this node has only the host shim",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flame_core::ExecutorId;
+use flame_core::event::bind;
 use flame_rpc::node::{StartExecutor, TaskDone, TaskItem};
 use flame_rpc::v1::instance_client::InstanceClient;
 use flame_rpc::v1::{ApplicationContext, EmptyRequest, SessionContext, TaskContext, TaskResult};
@@ -14,7 +15,7 @@ use tonic::Status;
 use super::call::Caller;
 use super::connection::{ConnectError, Connection};
 use super::stream::TaskStream;
-use super::{BindError, DEATH_LIMIT, Host, code, obituary};
+use super::{BindError, DEATH_LIMIT, Host, obituary};
 use crate::link::chain;
 use crate::runtime::Running;
 
@@ -56,14 +57,14 @@ pub(super) async fn bring_up(
         biased;
         exit = &mut exited => {
             return Err(BindError::new(
-                code::PROCESS,
+                bind::PROCESS,
                 format!("{} (it ended before it listened on its socket)", obituary(exit, process)),
             ));
         }
         connected = timeout(START_LIMIT, connect(host, socket)) => connected,
     };
     let Ok(connection) = connected else {
-        return Err(BindError::new(code::PROCESS, no_socket(process)));
+        return Err(BindError::new(bind::PROCESS, no_socket(process)));
     };
     let mut service = Service {
         client: client(connection.clone(), host.max_message_size),
@@ -77,7 +78,7 @@ pub(super) async fn bring_up(
         biased;
         entered = service.enter(order) => entered,
         exit = &mut exited => {
-            return Err(BindError::new(code::ENTER, format!("in OnSessionEnter, {}", obituary(exit, process))));
+            return Err(BindError::new(bind::SESSION_ENTER, format!("in OnSessionEnter, {}", obituary(exit, process))));
         }
     };
     match entered {
@@ -86,9 +87,9 @@ pub(super) async fn bring_up(
             // The connection breaks a moment before the process's end is known.
             if broken && let Ok(exit) = timeout(DEATH_LIMIT, exited).await {
                 let message = format!("in OnSessionEnter, {}", obituary(exit, process));
-                return Err(BindError::new(code::ENTER, message));
+                return Err(BindError::new(bind::SESSION_ENTER, message));
             }
-            Err(BindError::new(code::ENTER, message))
+            Err(BindError::new(bind::SESSION_ENTER, message))
         }
     }
 }
