@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use flame_core::{ExecutorId, NodeName};
 
@@ -12,6 +13,11 @@ use flame_core::{ExecutorId, NodeName};
 const SOCKET_PATH_MAX: usize = 107;
 /// Name of the file whose lock says that a directory is in use.
 const LOCK: &str = ".lock";
+/// How long a lock is waited for: a child of an agent that was killed while it started the child has
+/// the lock, too, until it becomes another program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// How often the lock is tried meanwhile.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 /// Endings of what executors leave in the socket directory.
 const LEFTOVERS: [&str; 2] = ["sock", "spec"];
 
@@ -261,12 +267,18 @@ fn create_private(path: &Path) -> Result<(), DirectoryError> {
 fn lock(directory: &Path) -> Result<File, DirectoryError> {
     let path = directory.join(LOCK);
     let file = File::create(&path).map_err(at("create", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(DirectoryError::Taken {
-            path: directory.to_path_buf(),
-        }),
-        Err(TryLockError::Error(error)) => Err(at("lock", &path)(error)),
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOCK_INTERVAL),
+            Err(TryLockError::WouldBlock) => {
+                return Err(DirectoryError::Taken {
+                    path: directory.to_path_buf(),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(at("lock", &path)(error)),
+        }
     }
 }
 
@@ -319,6 +331,24 @@ mod tests {
         assert_eq!(wanted.socket_directory(), Path::new("/run/flame/executors"));
         wanted.sockets = Some("/s".into());
         assert_eq!(wanted.socket_directory(), Path::new("/s"));
+    }
+
+    #[test]
+    fn what_an_agent_had_that_was_just_killed_is_free_soon() {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let killed = Directories::prepare(&wanted(home.path()), &node()).expect("usable");
+        // As a child has it between its fork and its exec.
+        let inherited = killed._locks[0].try_clone().expect("another handle");
+        drop(killed);
+        let (began, beginning) = std::sync::mpsc::channel();
+        let exec = std::thread::spawn(move || {
+            beginning.recv().expect("the next agent starts");
+            std::thread::sleep(LOCK_PATIENCE / 10);
+            drop(inherited);
+        });
+        began.send(()).expect("it waits for this");
+        Directories::prepare(&wanted(home.path()), &node()).expect("free after a moment");
+        exec.join().expect("it ended");
     }
 
     #[test]
