@@ -8,8 +8,10 @@ use flame_core::{Resources, event};
 use flame_rpc::v1;
 use flame_rpc::v1::{ExplainSessionResponse, Holder, Reason};
 
+use super::Counted;
+use super::pass::Pass;
+use super::quotas::Vacancy;
 use super::rooms::{Needs, Room};
-use super::{Counted, Pass};
 use crate::core::{Core, CoreError, ExecutorState, Node, Now, Session, SessionKey};
 
 /// Names in a sentence; the rest are in the data.
@@ -195,9 +197,10 @@ impl Core {
             reasons.push(at_limit);
             return;
         }
-        let Some(needs) = self.needs(session) else {
+        let Some(quota) = pass.quotas.of(&session.row.application) else {
             return;
         };
+        let needs = session.needs(quota.shim);
         if self.nodes.is_empty() {
             reasons.push(reason("no_nodes", "there are no nodes; start a node agent"));
             return;
@@ -215,10 +218,11 @@ impl Core {
     fn application_limit(&self, pass: &Pass, session: &Session) -> Option<Reason> {
         let application = self.applications.get(session.row.application.as_str())?;
         let limit = application.spec.max_instances?;
-        let used = pass.per_application.get(&application.name).copied().unwrap_or(0);
-        if used < limit as usize {
+        let quota = pass.quotas.of(&application.name)?;
+        if quota.vacancy() == Vacancy::Now {
             return None;
         }
+        let used = quota.used();
         let own = |other: &&Session| other.row.application == application.name;
         let sessions = self
             .open

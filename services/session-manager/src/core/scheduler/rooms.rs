@@ -13,7 +13,7 @@ use crate::core::Node;
 use crate::core::planted::{Bug, planted};
 
 /// What an executor asks of its node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Needs {
     pub(super) unit: Resources,
     pub(super) shim: Shim,
@@ -48,8 +48,10 @@ pub(super) struct Rooms {
     placement: Placement,
     /// By name.
     rooms: Vec<Room>,
-    /// Those that have a slot.
-    free: ByFree,
+    /// Those that have a slot; made when somebody looks for one who could find it.
+    free: Option<ByFree>,
+    /// At least what is free on any of those.
+    most_free: Resources,
     /// Those from which executors are leaving.
     leaving: BTreeSet<usize>,
 }
@@ -97,9 +99,15 @@ impl Room {
         self.free.covers(&needs.unit) || planted(Bug::Overcommit)
     }
 
-    /// Whether there is room for such an executor now.
+    /// Whether there is room for such an executor now, which has not been promised to another.
     pub(super) fn fits(&self, needs: &Needs) -> bool {
-        self.slots > 0 && self.has_resources(needs) && self.suits(needs)
+        self.slots > 0 && self.has_resources(needs) && self.is_unpromised(&needs.unit) && self.suits(needs)
+    }
+
+    /// What is free may have been promised to an executor that is larger and waits for the rest of
+    /// its room: without this it would wait for ever while small ones come and go.
+    fn is_unpromised(&self, unit: &Resources) -> bool {
+        self.will_fit(unit) || planted(Bug::Overcommit)
     }
 
     /// Whether the node could have such an executor if it had no other.
@@ -108,17 +116,22 @@ impl Room {
     }
 
     /// An executor of that size leaves.
-    pub(super) fn leaves(&mut self, resources: &Resources) {
+    fn leaves(&mut self, resources: &Resources) {
         self.coming = self.coming.plus(resources);
         self.coming_slots += 1;
     }
 
     /// Whether there will be room for such an executor.
-    pub(super) fn will_fit(&self, unit: &Resources) -> bool {
+    fn will_fit(&self, unit: &Resources) -> bool {
         self.coming_slots > 0 && self.coming.covers(unit)
     }
 
-    pub(super) fn promise(&mut self, unit: &Resources) {
+    /// Whether there will be room for an executor that it suits.
+    fn will_have_room(&self, needs: &Needs) -> bool {
+        self.will_fit(&needs.unit) && self.suits(needs)
+    }
+
+    fn promise(&mut self, unit: &Resources) {
         self.coming = self.coming.minus(unit);
         self.coming_slots = self.coming_slots.saturating_sub(1);
     }
@@ -129,73 +142,96 @@ impl Rooms {
         Self {
             placement,
             rooms: Vec::new(),
-            free: ByFree::new(),
+            free: None,
+            most_free: Resources::default(),
             leaving: BTreeSet::new(),
         }
     }
 
     /// Adds a node, in the order of the names; what leaves it comes after with [`Rooms::leaves`].
     pub(super) fn add(&mut self, room: Room) {
-        let at = self.rooms.len();
         if room.slots > 0 {
-            self.free.insert((room.free.cpu, room.free.memory, at));
+            self.most_free = largest(&self.most_free, &room.free);
         }
         self.rooms.push(room);
     }
 
     /// An executor of that size is on its way out of a node.
     pub(super) fn leaves(&mut self, node: &NodeName, resources: &Resources) {
-        if let Ok(at) = self.rooms.binary_search_by(|room| room.name.cmp(node)) {
+        if let Some(at) = self.place(node) {
             self.rooms[at].leaves(resources);
             self.leaving.insert(at);
         }
     }
 
-    pub(super) fn all(&self) -> &[Room] {
-        &self.rooms
+    /// The place of a node in the list.
+    pub(super) fn place(&self, node: &NodeName) -> Option<usize> {
+        self.rooms.binary_search_by(|room| room.name.cmp(node)).ok()
     }
 
-    pub(super) fn at(&mut self, place: usize) -> &mut Room {
-        &mut self.rooms[place]
+    pub(super) fn at(&self, place: usize) -> &Room {
+        &self.rooms[place]
     }
 
     /// Takes room for an executor now: on the fullest node where it fits, so that large executors
     /// find room elsewhere, or on the emptiest if executors are to be spread.
     pub(super) fn take(&mut self, needs: &Needs) -> Option<NodeName> {
+        if !self.most_free.covers(&needs.unit) && !planted(Bug::Overcommit) {
+            return None;
+        }
         let rooms = &self.rooms;
-        let fits = |&&(_, _, at): &&(u64, u64, usize)| {
-            let room = &rooms[at];
-            room.has_resources(needs) && room.suits(needs)
-        };
-        let large_enough = self
-            .free
-            .range((Bound::Included((needs.unit.cpu, 0, 0)), Bound::Unbounded));
+        let free = self.free.get_or_insert_with(|| by_free(rooms));
+        let fits = |&&(_, _, at): &&(u64, u64, usize)| rooms[at].fits(needs);
+        let large_enough = free.range((Bound::Included((needs.unit.cpu, 0, 0)), Bound::Unbounded));
         let found = match self.placement {
             Placement::Pack => large_enough.into_iter().find(fits),
             Placement::Spread => large_enough.into_iter().rev().find(fits),
         };
         let (cpu, memory, at) = *found?;
-        self.free.remove(&(cpu, memory, at));
+        free.remove(&(cpu, memory, at));
         let room = &mut self.rooms[at];
         room.free = room.free.minus(&needs.unit);
         room.slots = room.slots.saturating_sub(1);
         room.promise(&needs.unit);
         if room.slots > 0 {
-            self.free.insert((room.free.cpu, room.free.memory, at));
+            free.insert((room.free.cpu, room.free.memory, at));
         }
         Some(room.name.clone())
     }
 
     /// Promises room that will be there when executors have left. False if there will be none.
     pub(super) fn promise(&mut self, needs: &Needs) -> bool {
-        let fits = |at: &&usize| {
-            let room = &self.rooms[**at];
-            room.suits(needs) && room.will_fit(&needs.unit)
-        };
+        let fits = |at: &&usize| self.rooms[**at].will_have_room(needs);
         let Some(at) = self.leaving.iter().find(fits).copied() else {
             return false;
         };
         self.rooms[at].promise(&needs.unit);
         true
     }
+
+    /// Promises room on one node, where it will be.
+    pub(super) fn promise_at(&mut self, place: usize, unit: &Resources) {
+        self.rooms[place].promise(unit);
+    }
+
+    /// Whether there is room for such an executor on some node, or will be.
+    pub(super) fn have_room(&self, needs: &Needs) -> bool {
+        self.rooms.iter().any(|room| room.will_have_room(needs))
+    }
+}
+
+/// The more of each resource.
+fn largest(a: &Resources, b: &Resources) -> Resources {
+    Resources {
+        cpu: a.cpu.max(b.cpu),
+        memory: a.memory.max(b.memory),
+        gpu: a.gpu.max(b.gpu),
+    }
+}
+
+fn by_free(rooms: &[Room]) -> ByFree {
+    let with_slots = rooms.iter().enumerate().filter(|(_, room)| room.slots > 0);
+    with_slots
+        .map(|(at, room)| (room.free.cpu, room.free.memory, at))
+        .collect()
 }

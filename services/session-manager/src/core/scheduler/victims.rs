@@ -1,106 +1,243 @@
 //! Making room: whose executor has to go so that another session can have one.
 
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flame_core::ExecutorId;
 
+use super::IDLE_GRACE;
+use super::pass::{Contender, Demand, Pass};
 use super::policy::{self, Claim};
 use super::rooms::Needs;
-use super::{Demand, IDLE_GRACE, Pass};
 use crate::core::model::TURN;
 use crate::core::{Core, Effects, Executor, ExecutorState, Now, Session, SessionKey};
 
 /// What it costs to take executors: how many of them have work, and how many they are.
 type Cost = (usize, usize);
 
-/// Nobody can be cheaper than one executor without work.
-const CHEAPEST: Cost = (0, 1);
+/// Where nobody can be taken who has no work, nobody is cheaper than one who has.
+const CHEAPEST_WITH_WORK: Cost = (1, 1);
+
+/// Nodes that are looked at for a lower cost after one was found.
+const FURTHER_LOOKS: usize = 32;
+
+/// Executors that have to go so that there is room on the node at `place`.
+struct Eviction {
+    place: usize,
+    victims: Vec<ExecutorId>,
+}
 
 impl Core {
     /// Takes executors from other sessions until there will be room for one of `demand` on some
     /// node; the fewest that have work, then the fewest. False if nobody has to give way.
-    pub(super) fn make_room(&mut self, pass: &mut Pass, demand: &Demand, now: Now, fx: &mut Effects) -> bool {
-        // Demands come in the order of their right: where an earlier one of the same needs found
-        // nobody, a later one does not either.
-        if pass.hopeless.contains(&demand.needs) {
+    pub(super) fn make_room(&mut self, pass: &mut Pass, demand: Demand, now: Now, fx: &mut Effects) -> bool {
+        if pass.kinds[demand.kind].hopeless {
             return false;
         }
-        let Some((place, victims)) = self.cheapest(pass, demand, now) else {
-            pass.hopeless.push(demand.needs.clone());
+        let Some(Eviction { place, victims }) = self.cheapest(pass, demand, None, now) else {
+            pass.kinds[demand.kind].hopeless = true;
             return false;
         };
+        self.evict(pass, &victims, fx);
+        let unit = pass.kinds[demand.kind].needs.unit;
+        pass.rooms.promise_at(place, &unit);
+        true
+    }
+
+    /// As [`Core::make_room`], where the application of `demand` has as many executors as it may
+    /// have: one of them has to go in any case. The same rules hold between its sessions as between
+    /// those that share nodes.
+    pub(super) fn make_vacancy(
+        &mut self,
+        pass: &mut Pass,
+        demand: Demand,
+        now: Now,
+        fx: &mut Effects,
+    ) -> bool {
+        if pass.kinds[demand.kind].hopeless {
+            return false;
+        }
+        let Some(victims) = self.victims_of_limit(pass, demand, now) else {
+            pass.kinds[demand.kind].hopeless = true;
+            return false;
+        };
+        self.evict(pass, &victims, fx);
+        let kind = &pass.kinds[demand.kind];
+        // If there is none on its way out, it is free and stays so.
+        pass.rooms.promise(&kind.needs);
+        pass.quotas.at(kind.application).promise();
+        true
+    }
+
+    /// Executors that have to go so that there is room for one of `demand` and its application may
+    /// have it: none that would go in vain.
+    fn victims_of_limit(&self, pass: &mut Pass, demand: Demand, now: Now) -> Option<Vec<ExecutorId>> {
+        let application = pass.kinds[demand.kind].application;
+        if !pass.quotas.at(application).is_one_short() {
+            return None;
+        }
+        if pass.rooms.have_room(&pass.kinds[demand.kind].needs) {
+            return self
+                .least_entitled(pass, demand, application, now)
+                .map(|id| vec![id]);
+        }
+        if let Some(eviction) = self.cheapest(pass, demand, Some(application), now) {
+            return Some(eviction.victims);
+        }
+        // Room where others are, and the place of one of its own.
+        let mut victims = self.cheapest(pass, demand, None, now)?.victims;
+        let is_own = |id: &ExecutorId| {
+            let key = self.executors.get(id.as_str()).map(|executor| executor.session);
+            let found = key.and_then(|key| pass.contender(key));
+            found.is_some_and(|at| pass.contenders[at].application == application)
+        };
+        if !victims.iter().any(is_own) {
+            victims.push(self.least_entitled(pass, demand, application, now)?);
+        }
+        Some(victims)
+    }
+
+    fn evict(&mut self, pass: &mut Pass, victims: &[ExecutorId], fx: &mut Effects) {
         for id in victims {
             let Some(executor) = self.executors.get(id.as_str()) else {
                 continue;
             };
-            let (key, resources, idle) = (executor.session, executor.resources, executor.tasks.is_empty());
-            pass.rooms.at(place).leaves(&resources);
-            if let Some(claim) = pass.claims.get_mut(&key) {
-                *claim = claim.without(&resources);
-            }
-            if let Some(count) = pass.per_application.get_mut(&executor.application) {
-                *count = count.saturating_sub(1);
+            let idle = executor.tasks.is_empty();
+            pass.rooms.leaves(&executor.node, &executor.resources);
+            if let Some(at) = pass.contender(executor.session) {
+                let holder = &mut pass.contenders[at];
+                holder.claim = holder.claim.without(&executor.resources);
+                pass.quotas.at(holder.application).leave();
             }
             if idle {
-                self.release(&id, "another session is to have its place", fx);
+                self.release(id, "another session is to have its place", fx);
             } else {
-                self.leave(&id, ExecutorState::Draining);
-                self.recall(&id, fx);
+                self.leave(id, ExecutorState::Draining);
+                self.recall(id, fx);
             }
         }
-        pass.rooms.at(place).promise(&demand.needs.unit);
-        true
+        pass.something_leaves();
     }
 
-    fn cheapest(&self, pass: &mut Pass, demand: &Demand, now: Now) -> Option<(usize, Vec<ExecutorId>)> {
-        if !self.somebody_may_give_way(pass, demand, now) {
-            return None;
-        }
-        let mut best: Option<(Cost, usize, Vec<ExecutorId>)> = None;
-        for place in 0..pass.rooms.all().len() {
-            let Some((cost, victims)) = self.victims(pass, demand, place, now) else {
-                continue;
+    /// The executors on one node that cost least; only those of one application, if it is named.
+    fn cheapest(
+        &self,
+        pass: &mut Pass,
+        demand: Demand,
+        application: Option<usize>,
+        now: Now,
+    ) -> Option<Eviction> {
+        let givers = self.givers(pass, demand, application, now);
+        let mut seen = BTreeSet::new();
+        let mut best: Option<(Cost, Eviction)> = None;
+        // First the nodes where somebody has no work: only there it costs nothing.
+        let idle = givers.iter().flat_map(|session| session.idle.iter().rev());
+        let any = givers.iter().flat_map(|session| &session.executors);
+        let without_work = idle.map(|id| (true, id));
+        let mut looks = 0;
+        for (has_no_work, id) in without_work.chain(any.map(|id| (false, id))) {
+            let found = best.as_ref().map(|(cost, _)| *cost);
+            let enough = match found {
+                Some((0, count)) => count == 1 || !has_no_work,
+                Some(cost) => cost == CHEAPEST_WITH_WORK && !has_no_work,
+                None => false,
             };
-            if best.as_ref().is_none_or(|(known, ..)| cost < *known) {
-                best = Some((cost, place, victims));
-            }
-            if cost <= CHEAPEST {
+            if enough || looks > FURTHER_LOOKS {
                 break;
             }
+            let Some(executor) = self.executors.get(id.as_str()) else {
+                continue;
+            };
+            let Some(place) = pass
+                .rooms
+                .place(&executor.node)
+                .filter(|place| seen.insert(*place))
+            else {
+                continue;
+            };
+            looks += usize::from(found.is_some());
+            let Some((cost, victims)) = self.victims(pass, demand, place, application, now) else {
+                continue;
+            };
+            if found.is_none_or(|found| cost < found) {
+                best = Some((cost, Eviction { place, victims }));
+            }
         }
-        best.map(|(_, place, victims)| (place, victims))
+        best.map(|(_, eviction)| eviction)
     }
 
-    /// A look at the sessions, of which there are fewer than executors: whether any of them could
-    /// have to give something to `demand`, now or later.
-    fn somebody_may_give_way(&self, pass: &mut Pass, demand: &Demand, now: Now) -> bool {
-        let taker = demand.claim;
+    /// The executor of `application` whose session has the least right to it; one without work, if
+    /// there is one.
+    fn least_entitled(
+        &self,
+        pass: &mut Pass,
+        demand: Demand,
+        application: usize,
+        now: Now,
+    ) -> Option<ExecutorId> {
+        let taker = pass.contenders[demand.contender].claim;
+        let givers = self.givers(pass, demand, Some(application), now);
+        let idle = givers.iter().flat_map(|session| session.idle.iter().rev());
+        // Of a session's executors the newest has done least to stay.
+        let any = givers.iter().flat_map(|session| session.executors.iter().rev());
+        let mut all = idle.chain(any).filter_map(|id| self.executors.get(id));
+        let given = all.find(|executor| {
+            let holder = pass
+                .contender(executor.session)
+                .map(|at| pass.contenders[at].claim);
+            holder.is_some_and(|holder| self.has_to_give(pass, &taker, executor, &holder, now))
+        });
+        given.map(|executor| executor.id.clone())
+    }
+
+    /// Sessions of which some may have to give something to `demand`, those with the least right to
+    /// what they have first. It is a look at the sessions, of which there are fewer than executors.
+    fn givers(&self, pass: &mut Pass, demand: Demand, application: Option<usize>, now: Now) -> Vec<&Session> {
+        let taker = pass.contenders[demand.contender].claim;
         let turn = taker.waiting_since.map(|since| since + TURN);
         if let Some(at) = turn.filter(|at| *at > now.mono) {
             pass.recheck_at(at);
         }
         let starved = turn.is_some_and(|at| at <= now.mono);
-        pass.claims.values().any(|holder| {
-            holder.instances > 0
-                && holder.key != taker.key
-                && (starved
-                    || policy::gives_way(&self.config.policies, &taker, holder, &holder.unit, &pass.total)
-                    || self.sessions.get(&holder.key).is_some_and(has_idle))
-        })
+        let policies = &self.config.policies;
+        let may_give = |holder: &&Contender| {
+            let Contender { claim, kept, .. } = holder;
+            claim.instances > 0
+                && claim.key != taker.key
+                && application.is_none_or(|application| application == holder.application)
+                && (claim.instances > *kept || taker.priority > claim.priority)
+                && (holder.has_idle
+                    || (starved && taker.priority >= claim.priority)
+                    || policy::gives_way(policies, &taker, claim, &claim.unit, &pass.total))
+        };
+        let mut givers: Vec<_> = pass
+            .contenders
+            .iter()
+            .filter(may_give)
+            .map(|holder| {
+                let place = policy::place(policies, &holder.claim, &pass.total);
+                (Reverse(place), holder.claim.key)
+            })
+            .collect();
+        givers.sort_unstable();
+        let sessions = givers.iter().filter_map(|(_, key)| self.sessions.get(key));
+        sessions.collect()
     }
 
     /// Executors on the node at `place` that give way to `demand`, as few as are needed.
     fn victims(
         &self,
         pass: &mut Pass,
-        demand: &Demand,
+        demand: Demand,
         place: usize,
+        application: Option<usize>,
         now: Now,
     ) -> Option<(Cost, Vec<ExecutorId>)> {
-        let Needs { unit, .. } = demand.needs;
-        let room = &pass.rooms.all()[place];
-        if !room.could_fit(&demand.needs) {
+        let taker = pass.contenders[demand.contender].claim;
+        let room = pass.rooms.at(place);
+        let Needs { unit, .. } = *pass.kinds[demand.kind].needs;
+        if !room.could_fit(&pass.kinds[demand.kind].needs) {
             return None;
         }
         let node = self.nodes.get(room.name.as_str())?;
@@ -121,20 +258,28 @@ impl Core {
         };
         candidates.sort_by_key(rank);
         let (mut chosen, mut busy) = (Vec::new(), 0);
-        // What the holders would be left with.
-        let mut left: BTreeMap<SessionKey, Claim> = BTreeMap::new();
+        // What the holders would be left with, of whom there are few on one node.
+        let mut left: Vec<Claim> = Vec::new();
         for executor in candidates {
             if slots > 0 && coming.covers(&unit) {
                 break;
             }
-            let known = left
-                .get(&executor.session)
-                .or_else(|| pass.claims.get(&executor.session));
-            let Some(holder) = known.copied() else { continue };
-            if !self.has_to_give(pass, demand, executor, &holder, now) {
+            let Some(at) = pass.contender(executor.session) else {
+                continue;
+            };
+            if application.is_some_and(|application| application != pass.contenders[at].application) {
                 continue;
             }
-            left.insert(executor.session, holder.without(&executor.resources));
+            let known = left.iter().position(|claim| claim.key == executor.session);
+            let holder = known.map_or(pass.contenders[at].claim, |known| left[known]);
+            if !self.has_to_give(pass, &taker, executor, &holder, now) {
+                continue;
+            }
+            let rest = holder.without(&executor.resources);
+            match known {
+                Some(known) => left[known] = rest,
+                None => left.push(rest),
+            }
             coming = coming.plus(&executor.resources);
             slots += 1;
             busy += usize::from(!executor.tasks.is_empty());
@@ -144,16 +289,15 @@ impl Core {
         enough.then_some(((busy, chosen.len()), chosen))
     }
 
-    /// Whether `executor` of the session with claim `holder` has to give way to `demand`.
+    /// Whether `executor` of the session with claim `holder` has to give way to `taker`.
     fn has_to_give(
         &self,
         pass: &mut Pass,
-        demand: &Demand,
+        taker: &Claim,
         executor: &Executor,
         holder: &Claim,
         now: Now,
     ) -> bool {
-        let taker = demand.claim;
         let ExecutorState::Bound { since, idle_since } = executor.state else {
             return false;
         };
@@ -169,7 +313,7 @@ impl Core {
         }
         if policy::gives_way(
             &self.config.policies,
-            &taker,
+            taker,
             holder,
             &executor.resources,
             &pass.total,
@@ -194,9 +338,4 @@ impl Core {
         pass.recheck_at(turn_ends);
         false
     }
-}
-
-/// Whether it holds executors that it has no use for at the moment.
-fn has_idle(session: &Session) -> bool {
-    session.pending.is_empty() && !session.idle.is_empty()
 }
