@@ -1,7 +1,10 @@
 //! The service manager over D-Bus: start, stop, enable and watch units, and wait for the outcome.
 
 mod error;
+mod instances;
+mod limits;
 pub mod proxies;
+mod signals;
 mod status;
 
 use std::future::Future;
@@ -12,7 +15,10 @@ use zbus::proxy::CacheProperties;
 use zbus::{Connection, OwnedObjectPath, OwnedVariant, connection};
 
 pub use error::{Bus, JobResult, SystemdError};
+pub use instances::LoadedUnit;
+pub use limits::Limits;
 pub use proxies::UnitFileChange;
+pub use signals::{JobId, UnitChange, UnitSignal, UnitSignals};
 pub use status::UnitStatus;
 
 use proxies::{ManagerProxy, ServiceProxy, UnitProxy};

@@ -44,6 +44,11 @@ pub trait Manager {
     fn stop_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
     /// Stops and starts a unit; gives the job.
     fn restart_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    /// Sends a signal to processes of a unit: `main`, `control` or `all`.
+    fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
+    /// Object of the unit that a process belongs to.
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, pid: u32) -> zbus::Result<OwnedObjectPath>;
     /// Forgets the failure and the start counter of a unit.
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     /// Changes properties of a unit.
@@ -101,6 +106,9 @@ pub trait Unit {
     /// Id of the current run, 16 bytes, or none.
     #[zbus(property(emits_changed_signal = "false"), name = "InvocationID")]
     fn invocation_id(&self) -> zbus::Result<Vec<u8>>;
+    /// The pending job: its number (0 if there is none) and object.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
     /// When the unit became active, in microseconds since 1970; 0 if never.
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_enter_timestamp(&self) -> zbus::Result<u64>;
@@ -128,7 +136,22 @@ pub trait Service {
     /// Bytes of memory in use; `u64::MAX` if not known.
     #[zbus(property(emits_changed_signal = "false"))]
     fn memory_current(&self) -> zbus::Result<u64>;
+    /// How the last main process ended, one of the `CLD_` numbers of waitid(2); 0 if it runs.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_main_code(&self) -> zbus::Result<i32>;
     /// Exit status or signal of the last main process.
     #[zbus(property(emits_changed_signal = "false"))]
     fn exec_main_status(&self) -> zbus::Result<i32>;
+}
+
+/// A pending job.
+#[proxy(
+    interface = "org.freedesktop.systemd1.Job",
+    default_service = "org.freedesktop.systemd1",
+    assume_defaults = false
+)]
+pub trait Job {
+    /// `start`, `stop`, `restart`, ...
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn job_type(&self) -> zbus::Result<String>;
 }
