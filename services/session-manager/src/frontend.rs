@@ -473,3 +473,6 @@ impl Frontend for FrontendService {
         Ok(Response::new(all_tasks(Arc::clone(&self.reader), session, live)))
     }
 }
+
+#[cfg(test)]
+mod tests;
