@@ -4,22 +4,19 @@ acknowledged task ends exactly once, with the right output, and its clients noti
 `make test` does so for a few seconds, `make soak` for a minute (FLAME_SOAK_SECONDS).
 """
 
-import contextlib
 import json
 import os
-import subprocess
 import time
 
 import pytest
-from cluster import LocalCluster, bin_dir
+from cluster import LocalCluster
+from load import REST_SECONDS, assert_all_was_well, load
 from smalldisk import SmallDisk, why_not
 from supervisor import Supervisor
 from testbed import wait_until
 
 SECONDS = float(os.environ.get("FLAME_SOAK_SECONDS", 10))
 INTERVAL = 0.5
-# What the clients may need after the last kill, and pytest for all of it.
-REST_SECONDS = 120
 pytestmark = pytest.mark.timeout(2 * SECONDS + 2 * REST_SECONDS)
 
 small_disk = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
@@ -33,40 +30,6 @@ def cluster(places):
     yield made.up()
     places.remove(made)
     made.down()
-
-
-@contextlib.contextmanager
-def load(cluster, seconds, *words):
-    """Runs the soak client while the block runs; yields its report, which is filled when the block ends."""
-    report = {}
-    command = [
-        bin_dir() / "flame-soak",
-        "--service",
-        bin_dir() / "flame-soak-service",
-        "--time",
-        seconds,
-        *words,
-    ]
-    with subprocess.Popen(
-        [str(word) for word in command],
-        env=cluster.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as client:
-        try:
-            yield report
-            out, err = client.communicate(timeout=seconds + REST_SECONDS)
-            assert not err, err
-            report.update(json.loads(out))
-        finally:
-            client.kill()
-
-
-def assert_all_was_well(report):
-    """Nothing was lost, repeated or wrong. The client has looked at every single task."""
-    assert report["violations"] == [], report
-    assert report["ends"] == report["tasks"] > 0, report
 
 
 # Many small calls, so that kills hit them, and a few large ones.

@@ -21,6 +21,9 @@ pub fn input(session: &str, id: u64, size: usize) -> Bytes {
     Bytes::from(bytes)
 }
 
+/// Variable of the service's environment that says how long it works on each task, in milliseconds.
+pub const WORK_VARIABLE: &str = "FLAME_SOAK_WORK";
+
 /// What the service makes of an input: a function of all of its bytes.
 #[must_use]
 pub fn output(input: &[u8]) -> Bytes {

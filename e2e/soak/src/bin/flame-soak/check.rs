@@ -12,6 +12,8 @@ const TOLD: usize = 20;
 /// What happened in one session, or in all.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Report {
+    /// Sessions that were run.
+    pub(crate) sessions: u64,
     /// Tasks whose creation was acknowledged.
     pub(crate) tasks: u64,
     /// Ends that were seen.
@@ -28,6 +30,7 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn add(&mut self, other: Self) {
+        self.sessions += other.sessions;
         self.tasks += other.tasks;
         self.ends += other.ends;
         self.calls += other.calls;

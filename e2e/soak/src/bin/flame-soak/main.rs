@@ -13,9 +13,6 @@ use flame_core::duration;
 use flame_core::size;
 use flame_rs::{Client, Error, error, v1};
 
-/// The application that the client registers.
-const APPLICATION: &str = "flame-soak";
-
 /// Creates tasks in many calls, and checks that every one that was acknowledged ends exactly once,
 /// with the right output.
 #[derive(Debug, Clone, Parser)]
@@ -24,7 +21,11 @@ struct Args {
     /// For how long tasks are created, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = duration::parse_seconds)]
     time: Duration,
-    /// Give up if the last task has not ended that many seconds later.
+    /// For how long tasks are created in one session; then it is closed and the next one is made
+    /// [default: as long as --time].
+    #[arg(long, value_name = "SECONDS", value_parser = duration::parse_seconds)]
+    session_time: Option<Duration>,
+    /// Give up if the last task of a session has not ended that many seconds later.
     #[arg(long, value_name = "SECONDS", default_value = "120", value_parser = duration::parse_seconds)]
     patience: Duration,
     /// Sessions with tasks at the same time.
@@ -42,6 +43,12 @@ struct Args {
     /// Size of each input, and of each output.
     #[arg(long, value_name = "SIZE", default_value = "64", value_parser = size::parse)]
     size: u64,
+    /// How long the service works on each task, in milliseconds.
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    work: u64,
+    /// Name of the application that the client registers if there is none; each --work has its own.
+    #[arg(long, value_name = "NAME", default_value = "flame-soak")]
+    application: String,
     /// The service program.
     #[arg(long, value_name = "PATH")]
     service: PathBuf,
@@ -67,16 +74,21 @@ async fn main() -> ExitCode {
 
 async fn soak(args: &Args) -> Result<check::Report, Error> {
     let client = Client::connect_default().await?;
-    if client.get_application(APPLICATION).await?.is_none() {
+    if client.get_application(&args.application).await?.is_none() {
+        let work = v1::Environment {
+            name: flame_soak::WORK_VARIABLE.to_owned(),
+            value: args.work.to_string(),
+        };
         let spec = v1::ApplicationSpec {
             command: Some(args.service.to_string_lossy().into_owned()),
+            environments: vec![work],
             ..Default::default()
         };
-        client.register_application(APPLICATION, spec).await?;
+        client.register_application(&args.application, spec).await?;
     }
     let mut sessions = tokio::task::JoinSet::new();
     for _ in 0..args.sessions {
-        sessions.spawn(run::session(client.clone(), APPLICATION, args.clone()));
+        sessions.spawn(run::sessions(client.clone(), args.clone()));
     }
     let mut report = check::Report::default();
     while let Some(done) = sessions.join_next().await {

@@ -1,5 +1,5 @@
-//! One session: its tasks are created and followed at the same time, and looked at once more when
-//! all have ended.
+//! Sessions, one after the other: the tasks of each are created and followed at the same time, and
+//! looked at once more when all have ended.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +12,31 @@ use tokio::time::timeout;
 use crate::Args;
 use crate::check::{Ends, Report};
 
-/// Runs a session to its end.
+/// Runs sessions until the time is over, each to its end.
 ///
 /// # Errors
 /// A call failed beyond the client's patience. What is wrong with tasks is in the report.
-pub(crate) async fn session(client: Client, application: &str, args: Args) -> Result<Report, Error> {
+pub(crate) async fn sessions(client: Client, args: Args) -> Result<Report, Error> {
+    let end = Instant::now() + args.time;
     let mut report = Report::default();
-    let session = client.create_session(SessionOptions::new(application)).await?;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(report);
+        }
+        let time = args.session_time.map_or(left, |time| time.min(left));
+        report.add(session(&client, &args, time).await?);
+    }
+}
+
+/// Runs one session, in which tasks are created for `time`.
+async fn session(client: &Client, args: &Args, time: Duration) -> Result<Report, Error> {
+    let mut report = Report {
+        sessions: 1,
+        ..Report::default()
+    };
+    let options = SessionOptions::new(args.application.as_str());
+    let session = client.create_session(options).await?;
     let Some(stream) = session.watch_ends(0).await? else {
         report.violation("the server offers no stream of ends".to_owned());
         return Ok(report);
@@ -31,7 +49,7 @@ pub(crate) async fn session(client: Client, application: &str, args: Args) -> Re
     let ends = Ends::new(session.id(), size);
     let follower = tokio::spawn(follow(stream, ends, Arc::clone(&room), sender));
 
-    create(&session, &args, size, &room, &mut report).await?;
+    create(&session, args, time, size, &room, &mut report).await?;
     let all = report.tasks;
     if timeout(args.patience, seen.wait_for(|seen| *seen >= all))
         .await
@@ -67,6 +85,7 @@ async fn listed(session: &Session) -> Result<Vec<v1::Task>, Error> {
 async fn create(
     session: &Session,
     args: &Args,
+    time: Duration,
     size: usize,
     room: &Semaphore,
     report: &mut Report,
@@ -74,7 +93,7 @@ async fn create(
     let began = Instant::now();
     let pause = Duration::from_secs(args.batch) / u32::try_from(args.rate).unwrap_or(u32::MAX);
     let mut pace = tokio::time::interval(pause.max(Duration::from_micros(1)));
-    while began.elapsed() < args.time {
+    while began.elapsed() < time {
         pace.tick().await;
         match room
             .acquire_many(u32::try_from(args.batch).unwrap_or(u32::MAX))
