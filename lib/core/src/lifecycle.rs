@@ -61,6 +61,8 @@ lifecycle_events! {
     DaemonReady = 0x26ce_70c8_2787_4562_b824_38fb_84e3_bfdf, Info;
     /// A daemon was asked to stop.
     DaemonStopping = 0x795c_4201_4762_4ce2_8f0d_0f15_20e9_29ef, Info;
+    /// A session manager did not run for a while, so it has missed what its nodes said.
+    DaemonStalled = 0xaedf_9dd7_0ec0_4410_8143_1e02_2cbe_1e25, Warning;
     /// State cannot be stored: nothing new is taken.
     StoreFailed = 0x7ae1_a6cc_545d_41c7_816e_41f2_373a_6f0a, Error;
     /// State can be stored again.

@@ -9,11 +9,14 @@ use flame_core::{NodeName, Resources};
 use flame_rpc::node::node_link_server::NodeLink;
 use flame_rpc::node::{self, FromAgent, Hello, ToAgent, from_agent, to_agent};
 use futures::{Stream, StreamExt, stream};
+use http_body_util::BodyExt;
 use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::body::Body;
 use tonic::{Request, Response, Status, Streaming};
+use tower::util::MapRequestLayer;
 
 use crate::core::{LinkId, NodeHello};
-use crate::engine::Engine;
+use crate::engine::{Ear, Engine};
 
 /// How long an agent may take to introduce itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +27,7 @@ pub struct NodeLinkService {
     cluster: String,
 }
 
+type HttpRequest = tonic::codegen::http::Request<Body>;
 type ToAgentStream = Pin<Box<dyn Stream<Item = Result<ToAgent, Status>> + Send>>;
 
 impl NodeLinkService {
@@ -32,6 +36,21 @@ impl NodeLinkService {
     pub fn new(engine: Engine, cluster: String) -> Self {
         Self { engine, cluster }
     }
+}
+
+/// For the server of the node link: notes each piece of a message when it arrives. One large message
+/// on a slow line takes longer than a node may be silent, and a heartbeat behind it, too.
+pub(crate) fn listening(engine: Engine) -> MapRequestLayer<impl Fn(HttpRequest) -> HttpRequest + Clone> {
+    MapRequestLayer::new(move |request: HttpRequest| {
+        let ear = engine.ear();
+        let (mut head, body) = request.into_parts();
+        head.extensions.insert(Arc::clone(&ear));
+        let heard = body.map_frame(move |frame| {
+            ear.hear();
+            frame
+        });
+        HttpRequest::from_parts(head, Body::new(heard))
+    })
 }
 
 /// What the core wants to know, or why this agent cannot be had.
@@ -59,6 +78,8 @@ impl NodeLink for NodeLinkService {
     type LinkStream = ToAgentStream;
 
     async fn link(&self, request: Request<Streaming<FromAgent>>) -> Result<Response<ToAgentStream>, Status> {
+        // Without the layer that hears every piece of a message (tests), nothing is heard.
+        let ear = request.extensions().get::<Arc<Ear>>().cloned();
         let mut from_agent = request.into_inner();
         let first = tokio::time::timeout(HELLO_TIMEOUT, from_agent.message())
             .await
@@ -82,6 +103,9 @@ impl NodeLink for NodeLinkService {
             }
         };
         let (link, to_agent) = self.engine.open_link();
+        if let Some(ear) = ear {
+            self.engine.listen(link, checked.name.clone(), ear);
+        }
         let (cluster, executors) = (self.cluster.clone(), std::mem::take(&mut hello.executors));
         self.engine
             .tell(move |core, now, fx| core.node_connected(link, &cluster, checked, executors, now, fx));
@@ -111,7 +135,12 @@ async fn receive(engine: Engine, link: LinkId, mut from_agent: Streaming<FromAge
         }
     }
     engine.close_link(link);
-    engine.tell(move |core, _, fx| core.node_disconnected(link, fx));
+    // What it sent before may still wait in the queue, and counts until then.
+    let listening = engine.clone();
+    engine.tell(move |core, _, fx| {
+        listening.stop_listening(link);
+        core.node_disconnected(link, fx);
+    });
 }
 
 #[cfg(test)]

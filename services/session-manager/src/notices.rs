@@ -44,6 +44,16 @@ pub(crate) fn stopping(text: &str) {
     tracing::info!(message_id = %LifecycleEvent::DaemonStopping.message_id(), "{text}");
 }
 
+/// The process did not run for a while.
+pub(crate) fn stalled(time: std::time::Duration) {
+    tracing::warn!(
+        message_id = %LifecycleEvent::DaemonStalled.message_id(),
+        "the session manager did not run for {:.1} s: stopped, starved, or its machine was; for nodes and tasks \
+         that time does not count",
+        time.as_secs_f64()
+    );
+}
+
 /// State cannot be stored, and could be before.
 pub(crate) fn store_failed(error: &crate::store::StoreError) {
     tracing::error!(

@@ -25,7 +25,7 @@ use crate::control::ControlService;
 use crate::core::{Core, CoreConfig, Summary};
 use crate::engine::{Engine, EngineRun};
 use crate::frontend::FrontendService;
-use crate::nodelink::NodeLinkService;
+use crate::nodelink::{self, NodeLinkService};
 use crate::store::{self, TaskReader, Upkeep};
 use crate::{health, metrics, notices, retention};
 
@@ -172,6 +172,7 @@ pub async fn serve(
         .add_service(health_service)
         .serve_with_incoming(incoming(listeners.frontend));
     let node_link = builder(config)?
+        .layer(nodelink::listening(engine.clone()))
         .add_service(node_link)
         .serve_with_incoming(incoming(listeners.node_link));
 

@@ -299,7 +299,7 @@ impl Core {
     /// The part of [`Core::settle`] that comes before the scheduler.
     pub fn settle_what_is_due(&mut self, now: Now, fx: &mut Effects) {
         self.forget_old_sessions(now, fx);
-        let timers_are_due = self.timers_at <= now.mono;
+        let timers_are_due = self.timers_are_due(now);
         if timers_are_due {
             self.check_nodes(now, fx);
         }
@@ -319,6 +319,12 @@ impl Core {
     #[must_use]
     pub fn wants_pass(&self, now: Now) -> bool {
         self.dirty || self.recheck_is_due(now)
+    /// Whether [`Core::settle`] looks at what depends on the time alone, such as who is silent.
+    #[must_use]
+    pub fn timers_are_due(&self, now: Now) -> bool {
+        self.timers_at <= now.mono
+    }
+
     }
 
     /// The part of [`Core::settle`] that is the scheduler's: on its own, so that the shell, which has

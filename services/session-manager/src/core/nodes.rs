@@ -106,14 +106,7 @@ impl Core {
         node.last_heard = now.mono;
         node.last_heard_wall = now.wall;
         if node.state != NodeState::Ready {
-            node.state = NodeState::Ready;
-            self.dirty = true;
-            let executors = node.executors.iter().filter_map(|id| self.executors.get(id));
-            self.touched.extend(executors.map(|executor| executor.session));
-            // It may be silent again before the time at which it would have been lost.
-            self.timers_at = Duration::ZERO;
-            let text = format!("node {name} is heard of again");
-            fx.event(LifecycleEvent::NodeRecovered, text).node = Some(name.clone());
+            self.node_recovered(&name, fx);
         }
         match message {
             from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
@@ -139,6 +132,41 @@ impl Core {
             from_agent::Message::Draining(draining) => self.node_draining(&name, &draining.reason, fx),
             from_agent::Message::Leave(leave) => self.node_left(&name, &leave.reason, now, fx),
         }
+    }
+
+    /// Something of the node's agent arrived at `at`, and may still wait to be looked at: silent is
+    /// only who sends nothing. To be told before the core looks who is silent.
+    ///
+    /// A lost node stays lost, because it has to say first what still runs there.
+    pub fn node_heard(&mut self, name: &NodeName, at: Duration, now: Now, fx: &mut Effects) {
+        let Some(node) = self.nodes.get_mut(name.as_str()) else {
+            return;
+        };
+        let at = at.min(now.mono);
+        if !matches!(node.state, NodeState::Ready | NodeState::Suspect) || at <= node.last_heard {
+            return;
+        }
+        let silent = now.mono - at;
+        node.last_heard = at;
+        let ago = i64::try_from(silent.as_millis()).unwrap_or(i64::MAX);
+        node.last_heard_wall = now.wall.saturating_sub(ago);
+        if node.state == NodeState::Suspect && silent < SUSPECT_AFTER {
+            self.node_recovered(name, fx);
+        }
+    }
+
+    fn node_recovered(&mut self, name: &NodeName, fx: &mut Effects) {
+        let Some(node) = self.nodes.get_mut(name.as_str()) else {
+            return;
+        };
+        node.state = NodeState::Ready;
+        self.dirty = true;
+        let executors = node.executors.iter().filter_map(|id| self.executors.get(id));
+        self.touched.extend(executors.map(|executor| executor.session));
+        // It may be silent again before the time at which it would have been lost.
+        self.timers_at = Duration::ZERO;
+        let text = format!("node {name} is heard of again");
+        fx.event(LifecycleEvent::NodeRecovered, text).node = Some(name.clone());
     }
 
     /// A link has ended. The node has the time until it is lost to come back.

@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::clock::{Clock, Looks};
 use super::links::Links;
 use super::outbox::{Held, Outbox};
 use super::storing::{Committed, Storage, StoreHealth};
@@ -48,12 +49,13 @@ pub(super) struct Driver {
     pub(super) links: Arc<Links>,
     pub(super) health: Arc<StoreHealth>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) started: Instant,
+    pub(super) clock: Arc<Clock>,
 }
 
 /// The driver with what it does at the moment.
 struct Run {
     driver: Driver,
+    looks: Looks,
     outbox: Outbox<Release>,
     last_commit: Instant,
     /// Records of the commit that is under way.
@@ -82,6 +84,7 @@ impl Driver {
         let Summary { pending, running, .. } = self.core.summary();
         let open_tasks = pending + running;
         let run = Run {
+            looks: Looks::new(Arc::clone(&self.clock)),
             driver: self,
             outbox: Outbox::default(),
             last_commit: now,
@@ -129,7 +132,9 @@ impl Run {
                     self.apply(&mut jobs);
                 }
                 Step::Committed(committed) => self.on_committed(committed),
-                Step::Alarm => self.apply(&mut jobs),
+                Step::Alarm if self.is_due() => self.apply(&mut jobs),
+                // A look at the clock.
+                Step::Alarm => {}
                 Step::Closed => open = false,
                 Step::Stop => {
                     stopping = true;
@@ -145,11 +150,15 @@ impl Run {
         self.driver.storage.end();
     }
 
-    fn now(&self) -> Now {
+    fn now(&mut self) -> Now {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (mono, stall) = self.looks.look();
+        if let Some(stall) = stall {
+            notices::stalled(stall);
+        }
         Now {
             wall: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-            mono: self.driver.started.elapsed(),
+            mono,
         }
     }
 
@@ -168,6 +177,12 @@ impl Run {
             let release = job(core, now, &mut fx);
             let changed = fx.records.len() > before;
             self.outbox.reply(release, changed);
+        }
+        if core.timers_are_due(now) {
+            // Signs of life may wait in the queue, or may be on their way into it.
+            for (node, at) in self.driver.links.heard() {
+                core.node_heard(&node, at, now, &mut fx);
+            }
         }
         core.settle_what_is_due(now, &mut fx);
         if core.wants_pass(now) {
@@ -282,6 +297,7 @@ impl Run {
         self.driver.links.send(held.answers);
         for link in held.hang_up {
             self.driver.links.close(link);
+            self.driver.links.stop_listening(link);
         }
         self.driver.watchers.publish(held.updates, &held.closed);
         for reply in held.replies {
@@ -289,15 +305,25 @@ impl Run {
         }
     }
 
-    /// Sets the alarm to the next moment at which something is due by itself.
-    fn set_alarm(&mut self) {
-        /// There is always something to look at within this time, and be it nothing.
-        const FAR: Duration = Duration::from_secs(3600);
+    /// Whether something in the core is due by itself.
+    fn is_due(&mut self) -> bool {
         let now = self.now();
+        let core = &self.driver.core;
+        core.wants_pass(now) || core.next_deadline(now).is_some_and(|at| at <= now.mono)
+    }
+
+    /// Sets the alarm to the next moment at which something is due by itself, or the clock has to be
+    /// looked at.
+    fn set_alarm(&mut self) {
+        let now = self.now();
+        let clock = &self.driver.clock;
         let core = self.driver.core.next_deadline(now);
-        let core = core.map_or(Instant::now() + FAR, |at| self.driver.started + at);
+        let core = core.map(|at| clock.instant(at));
         let commit = (!self.outbox.is_storing() && self.outbox.len() > 0).then(|| self.commit_at());
-        let at = commit.map_or(core, |commit| commit.min(core));
+        let at = core
+            .into_iter()
+            .chain(commit)
+            .fold(clock.next_look(), Instant::min);
         if self.alarm.deadline() != at || self.alarm.is_elapsed() {
             self.alarm.as_mut().reset(at);
         }

@@ -1,18 +1,23 @@
-//! Streams to the agents, as the engine sees them.
+//! Streams to the agents, and when something came from them, as the engine sees them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use flame_core::NodeName;
 use flame_rpc::node::ToAgent;
 use tokio::sync::mpsc;
 
+use super::clock::Ear;
 use crate::core::LinkId;
 
 /// The open links.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     senders: Mutex<HashMap<LinkId, mpsc::UnboundedSender<ToAgent>>>,
+    /// By name, because a link may wait in the queue to be the node's.
+    ears: Mutex<HashMap<LinkId, (NodeName, Arc<Ear>)>>,
     last: AtomicU64,
 }
 
@@ -46,5 +51,28 @@ impl Links {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&link);
+    }
+
+    /// What arrives of `node` on that link is heard by `ear`.
+    pub(super) fn listen(&self, link: LinkId, node: NodeName, ear: Arc<Ear>) {
+        self.ears().insert(link, (node, ear));
+    }
+
+    /// The core knows that the link has ended, or has ended it.
+    pub(super) fn stop_listening(&self, link: LinkId) {
+        self.ears().remove(&link);
+    }
+
+    /// Which nodes were heard since the last call, and when.
+    pub(super) fn heard(&self) -> Vec<(NodeName, Duration)> {
+        let ears = self.ears();
+        let heard = ears
+            .values()
+            .filter_map(|(node, ear)| Some((node.clone(), ear.take()?)));
+        heard.collect()
+    }
+
+    fn ears(&self) -> MutexGuard<'_, HashMap<LinkId, (NodeName, Arc<Ear>)>> {
+        self.ears.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

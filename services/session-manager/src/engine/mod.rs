@@ -6,6 +6,7 @@
 //! If the store fails (disk full), what could not be stored is kept and tried again until it
 //! succeeds: nothing that was applied is forgotten. Until then new work is refused and reads go on.
 
+mod clock;
 mod driver;
 mod links;
 pub(crate) mod outbox;
@@ -13,15 +14,17 @@ mod storing;
 
 use std::sync::Arc;
 
+use flame_core::NodeName;
 use flame_rpc::node::ToAgent;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use crate::core::{Core, CoreError, Effects, LinkId, Now, SessionKey, Summary, TaskKey};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::watch::{SessionWatch, Watch, Watchers};
+pub(crate) use clock::Ear;
+use clock::{Clock, LOOK_EVERY};
 use driver::Driver;
 use links::Links;
 use storing::{Storage, StoreHealth};
@@ -37,6 +40,7 @@ pub struct Engine {
     jobs: mpsc::UnboundedSender<Job>,
     watchers: Arc<Watchers>,
     links: Arc<Links>,
+    clock: Arc<Clock>,
     health: Arc<StoreHealth>,
     metrics: Arc<Metrics>,
 }
@@ -55,11 +59,20 @@ impl Engine {
     /// # Errors
     /// The store's thread cannot be started.
     pub fn start(core: Core, store: Box<dyn Store>) -> std::io::Result<(Self, EngineRun)> {
+        Self::start_with(core, store, Clock::new(LOOK_EVERY))
+    }
+
+    fn start_with(
+        core: Core,
+        store: Box<dyn Store>,
+        clock: Arc<Clock>,
+    ) -> std::io::Result<(Self, EngineRun)> {
         let (jobs, queue) = mpsc::unbounded_channel();
         let engine = Self {
             jobs,
             watchers: Arc::new(Watchers::default()),
             links: Arc::new(Links::default()),
+            clock,
             health: Arc::new(StoreHealth::default()),
             metrics: Arc::new(Metrics::default()),
         };
@@ -71,7 +84,7 @@ impl Engine {
             links: Arc::clone(&engine.links),
             health: Arc::clone(&engine.health),
             metrics: Arc::clone(&engine.metrics),
-            started: Instant::now(),
+            clock: Arc::clone(&engine.clock),
         };
         let (stop, stopped) = oneshot::channel();
         let driver = tokio::spawn(driver.run(stopped));
@@ -178,6 +191,21 @@ impl Engine {
     /// A new link to an agent, and what the core sends on it.
     pub(crate) fn open_link(&self) -> (LinkId, mpsc::UnboundedReceiver<ToAgent>) {
         self.links.open()
+    }
+
+    /// An ear for a new connection, see [`Engine::listen`].
+    pub(crate) fn ear(&self) -> Arc<Ear> {
+        Ear::new(Arc::clone(&self.clock))
+    }
+
+    /// From now on what `ear` hears are signs of life of `node`, whatever waits in the queue.
+    pub(crate) fn listen(&self, link: LinkId, node: NodeName, ear: Arc<Ear>) {
+        self.links.listen(link, node, ear);
+    }
+
+    /// The core is told that a link has ended: it is not listened to any more.
+    pub(crate) fn stop_listening(&self, link: LinkId) {
+        self.links.stop_listening(link);
     }
 
     /// Ends a link: nothing is sent on it any more.

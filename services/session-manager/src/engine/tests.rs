@@ -1,6 +1,9 @@
 //! What may leave the engine, and when: with a store that can be held up and made to fail.
 
+mod silence;
+
 use std::sync::{Mutex, mpsc};
+use std::time::Duration;
 
 use flame_core::state::TaskState;
 use flame_core::{ApplicationName, SessionId};
@@ -63,6 +66,11 @@ struct Bed {
 impl Bed {
     /// An engine with an application and an open session "s".
     async fn new() -> Self {
+        Self::with_clock(Clock::new(LOOK_EVERY)).await
+    }
+
+    /// The same with a clock of the test's own.
+    async fn with_clock(clock: Arc<Clock>) -> Self {
         let config = flame_core::config::ClusterConfig::parse(
             "cluster: {name: test, endpoint: \"http://127.0.0.1:1\", storage: none}",
         )
@@ -85,7 +93,7 @@ impl Bed {
             stored: Arc::clone(&stored),
         };
         let core = Core::new(config, Snapshot::default());
-        let (engine, run) = Engine::start(core, Box::new(store)).expect("starts");
+        let (engine, run) = Engine::start_with(core, Box::new(store), clock).expect("starts");
         let mut bed = Self {
             engine,
             run,
