@@ -120,8 +120,9 @@ e2e-py-local: build ## Run the tests of the Python client against a cluster of p
 	FLAME_BIN_DIR="$(TARGET)/debug" hack/e2e.sh python $(E2E_ARGS)
 
 .PHONY: soak
-soak: build ## Kill the session manager every half second for a minute (FLAME_SOAK_SECONDS), on a full disk too (root)
-	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_SOAK_SECONDS="$(FLAME_SOAK_SECONDS)" hack/e2e.sh all test_soak.py $(E2E_ARGS)
+soak: build ## Kill everything under load for a minute (FLAME_SOAK_SECONDS), fill the disk, cut links (root)
+	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_SOAK_SECONDS="$(FLAME_SOAK_SECONDS)" \
+	    hack/e2e.sh all test_soak.py test_chaos.py test_link_cuts.py $(E2E_ARGS)
 
 .PHONY: test
 test: ## Run every check and every test, as CI does

@@ -28,6 +28,8 @@ PROGRAMS = (
     "flmexec-service",
     "wordcount",
     "wordcount-service",
+    "flame-soak",
+    "flame-soak-service",
 )
 JOURNAL_LINES = 150
 _places = pytest.StashKey()

@@ -8,8 +8,13 @@ TIMEOUT_SECONDS = 0.5
 
 def parse(text):
     """The samples of an answer: name with labels -> value."""
-    lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    lines = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
     return {name: float(value) for name, value in lines}
+
+
+def total(samples, name):
+    """The sum of all samples whose name, with labels, begins like this."""
+    return int(sum(value for key, value in samples.items() if key.startswith(name)))
 
 
 class Totals:
@@ -36,5 +41,4 @@ class Totals:
 
     def __getitem__(self, name):
         """The sum of all counters whose name, with labels, begins like this."""
-        both = (self._before, self._now)
-        return int(sum(value for part in both for key, value in part.items() if key.startswith(name)))
+        return total(self._before, name) + total(self._now, name)
