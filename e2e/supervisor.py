@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 
 from testbed.bed import start_time
 from testbed.command import wait_for_exit
@@ -99,6 +100,10 @@ class Agent(Daemon):
         arguments = ("--name", name, "--resources", resources)
         super().__init__(cluster, AGENT, name, arguments, {"FLAME_SOCKET_DIR": str(sockets)})
 
+    def label(self, *labels):
+        """The labels that its node has from the next start on."""
+        self._env["FLAME_NODE_LABELS"] = ",".join(labels)
+
     def services(self):
         """Pids of the service processes that it has started, or of their launchers."""
         try:
@@ -135,8 +140,10 @@ def every(interval, action):
 
     def loop():
         try:
-            while not done.wait(interval):
+            due = time.monotonic() + interval
+            while not done.wait(max(0.0, due - time.monotonic())):
                 action()
+                due += interval
         except Exception as error:  # told where the block ends
             failures.append(error)
 

@@ -67,6 +67,14 @@ def books(cluster):
     return {"sessions": len(found), "states": {each["state"] for each in found}, **numbers}
 
 
+def alarms(cluster):
+    """Lines of the daemons' logs that ask for a human, and what a panic leaves."""
+    lines = [
+        line for path in (cluster.prefix / "logs").glob("*.log") for line in path.read_text().splitlines()
+    ]
+    return [line for line in lines if " ERROR " in line or "panicked" in line]
+
+
 def test_every_acknowledged_task_ends_once_with_its_output(make_fleet, seed, capsys):
     fleet = make_fleet(PATIENT)
     cluster = fleet.cluster
@@ -106,6 +114,7 @@ def test_every_acknowledged_task_ends_once_with_its_output(make_fleet, seed, cap
     wait_until(lambda: not fleet.strangers(), QUIET_SECONDS, "all services ended")
     assert set(fleet.stop().values()) == {0}
     assert cluster.processes() == []
+    assert alarms(cluster) == [], "nothing here needs a human"
 
 
 def poison(cluster, session, folder):
