@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,6 +21,8 @@ TASKS = 20_000
 SERVING = b"\x08\x01"
 NOT_SERVING = b"\x08\x02"
 DISK = 8 << 20
+# What is shorter than 3 s counts as time, and what is longer than 30 s is a case for the watchdog.
+STALL_SECONDS = 6
 PAGE = Path(__file__).resolve().parent.parent / "docs/observability.md"
 
 
@@ -204,6 +207,14 @@ def journal(machine, *matches):
     return [json.loads(line) for line in lines]
 
 
+def log_filter(machine, unit, text):
+    """Has a unit log more from its next start on."""
+    folder = f"/etc/systemd/system/{unit}.d"
+    machine.run(["mkdir", "--parents", folder])
+    machine.run(["tee", f"{folder}/log.conf"], stdin=f"[Service]\nEnvironment=FLAME_LOG={text}\n")
+    machine.run(["systemctl", "daemon-reload"])
+
+
 @pytest.mark.nodes
 def test_the_journal_has_fields_and_message_ids(make_bed):
     (machine,) = make_bed("lone")
@@ -221,6 +232,25 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     assert {entry["_SYSTEMD_UNIT"] for entry in events("DaemonReady")} == {MANAGER, AGENT}
     assert await_event("NodeRegistered")["FLAME_NODE"] == "lone"
 
+    # A session that goes well leaves two lines: the journal drops what is above its rate.
+    session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    machine.flame(
+        "flmctl", "create", "task", "-s", session, "--text", '{"duration": 1, "memory": null}', "--wait"
+    )
+    machine.flame("flmctl", "close", "-s", session)
+    await_event("SessionClosed", f"FLAME_SESSION={session}")
+    wait_until(lambda: machine.flmctl("list", "executors") == [], 30, "no executor left")
+    lines = [entry["MESSAGE_ID"] for entry in journal(machine, f"FLAME_SESSION={session}")]
+    assert lines == [ids["SessionCreated"], ids["SessionClosed"]]
+
+    # Who looks closely sees what the executors do.
+    log_filter(machine, MANAGER, "info,flame_session_manager::notices=debug")
+    log_filter(machine, AGENT, "info,flame_node_agent::agent=debug")
+    machine.run(["systemctl", "restart", MANAGER, AGENT])
+    machine.wait_ready("lone")
+    registered = len(events("NodeRegistered"))
+    ready = len(events("DaemonReady", f"_SYSTEMD_UNIT={MANAGER}"))
+
     # A session with a service that dies once.
     session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     mine = f"FLAME_SESSION={session}"
@@ -228,7 +258,7 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     task = ["create", "task", "-s", session, "--text", '{"duration": 2000, "memory": null}']
     machine.flame("flmctl", *task)
     bound = await_event("ExecutorBound", mine)
-    assert (bound["FLAME_NODE"], bound["PRIORITY"]) == ("lone", "6")
+    assert (bound["FLAME_NODE"], bound["PRIORITY"]) == ("lone", "7")
     assert bound["FLAME_EXECUTOR"] in bound["MESSAGE"]
 
     def running():
@@ -272,11 +302,26 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     assert await_event("DaemonStopping", f"_SYSTEMD_UNIT={AGENT}")["FLAME_NODE"] == "lone"
     machine.run(["systemctl", "start", AGENT])
     machine.wait_ready("lone")
-    assert len(events("NodeRegistered")) == 2
+    assert len(events("NodeRegistered")) == registered + 1
     machine.run(["systemctl", "restart", MANAGER])
     await_event("DaemonStopping", f"_SYSTEMD_UNIT={MANAGER}")
     machine.wait_ready("lone")
-    assert len(events("DaemonReady", f"_SYSTEMD_UNIT={MANAGER}")) == 2
+    assert len(events("DaemonReady", f"_SYSTEMD_UNIT={MANAGER}")) == ready + 1
+
+    # The node is taken out of service and back.
+    machine.flame("flmctl", "node", "cordon", "lone", "--reason", "a new kernel")
+    assert "a new kernel" in await_event("NodeCordoned", "FLAME_NODE=lone")["MESSAGE"]
+    machine.flame("flmctl", "node", "uncordon", "lone")
+    assert await_event("NodeUncordoned")["FLAME_NODE"] == "lone"
+
+    # A manager that does not run for a moment says so, and its node is none the worse.
+    manager = machine.node.main_pid(MANAGER)
+    machine.run(["kill", "-STOP", str(manager)])
+    time.sleep(STALL_SECONDS)
+    machine.run(["kill", "-CONT", str(manager)])
+    stalled = await_event("DaemonStalled")
+    assert (stalled["_SYSTEMD_UNIT"], stalled["PRIORITY"]) == (MANAGER, "4")
+    assert events("NodeSuspect") == []
 
     # People see neither numbers nor prefixes in their lines.
     text = machine.run(["journalctl", "--no-pager", "-u", MANAGER, "-o", "cat"]).stdout

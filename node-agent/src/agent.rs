@@ -191,14 +191,14 @@ impl Agent {
             Happened::Returned(tasks) => self.ledger.returned(id.as_str(), tasks),
             Happened::Bound => {
                 let (node, session) = (&self.identity.node, self.ledger.session(id.as_str()));
-                tracing::info!(executor = %id, session, %node, "executor bound");
+                tracing::debug!(executor = %id, session, %node, "executor bound");
                 self.ledger.bound(id.as_str());
             }
             Happened::Ended(ended) => {
                 let (node, session) = (&self.identity.node, self.ledger.session(id.as_str()));
                 match &ended {
                     Ended::Released { .. } => {
-                        tracing::info!(executor = %id, session, %node, "executor released");
+                        tracing::debug!(executor = %id, session, %node, "executor released");
                     }
                     Ended::Died { message, .. } => {
                         tracing::warn!(executor = %id, session, %node, "executor died: {message}");

@@ -7,6 +7,9 @@ use std::fmt;
 /// How bad an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
+    /// A thing done that comes with every session, for who looks closely: at a thousand sessions a
+    /// second the journal would drop lines.
+    Debug,
     /// A thing done.
     Info,
     /// Something went wrong and is mended without help.
@@ -76,13 +79,13 @@ lifecycle_events! {
     /// A session gets no new executors, because binding failed too often.
     SessionPaused = 0x90ac_1ca2_3194_40b6_b63c_1bc2_a949_1533, Warning;
     /// An executor serves its session.
-    ExecutorBound = 0x3281_885d_10e6_4f9c_aea9_bc89_955f_4770, Info;
+    ExecutorBound = 0x3281_885d_10e6_4f9c_aea9_bc89_955f_4770, Debug;
     /// An executor could not be bound.
     ExecutorBindFailed = 0x29df_321f_f2ec_4a45_b59f_8505_97a5_aabd, Warning;
     /// The service of an executor died.
     ExecutorDied = 0x8823_94f4_eaf5_4c79_86c1_db65_bfe8_b435, Warning;
     /// An executor was released and is gone.
-    ExecutorReleased = 0x9060_1ce2_6307_4cf3_8e86_6757_d705_574c, Info;
+    ExecutorReleased = 0x9060_1ce2_6307_4cf3_8e86_6757_d705_574c, Debug;
     /// An executor went on under a session manager that was started anew.
     ExecutorAdopted = 0x913c_561d_6da3_4533_a57f_8757_689e_a24f, Info;
     /// A node's agent has connected.
@@ -141,13 +144,17 @@ mod tests {
     fn the_documentation_has_exactly_these_events() {
         let page = include_str!("../../../docs/observability.md");
         let id = |line: &str| {
-            let cell = line.strip_prefix("| `")?.split_once('`')?.0;
-            (cell.len() == 32).then(|| cell.to_owned())
+            let (id, rest) = line.strip_prefix("| `")?.split_once('`')?;
+            let level = rest.split('|').nth(2)?.trim();
+            (id.len() == 32).then(|| (id.to_owned(), level.to_owned()))
         };
         let listed: Vec<_> = page.lines().filter_map(id).collect();
         let known: Vec<_> = LifecycleEvent::ALL
             .iter()
-            .map(|event| event.message_id().to_string())
+            .map(|event| {
+                let level = format!("{:?}", event.severity()).to_lowercase();
+                (event.message_id().to_string(), level)
+            })
             .collect();
         assert_eq!(
             listed, known,

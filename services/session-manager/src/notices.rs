@@ -15,6 +15,14 @@ pub(crate) fn log(notice: &Notice) {
     let flame_executor = notice.executor.as_ref().map(display);
     let text = notice.text.as_str();
     match notice.level {
+        NoticeLevel::Debug => tracing::debug!(
+            message_id,
+            flame_session,
+            flame_task,
+            flame_node,
+            flame_executor,
+            "{text}"
+        ),
         NoticeLevel::Info => tracing::info!(
             message_id,
             flame_session,

@@ -137,6 +137,8 @@ impl Notice {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeLevel {
     /// A thing done.
+    /// A thing done that is not worth a line unless somebody looks closely.
+    Debug,
     Info,
     /// Something went wrong and was mended.
     Warn,
@@ -162,6 +164,7 @@ impl Effects {
     fn event(&mut self, event: LifecycleEvent, text: impl Into<String>) -> &mut Notice {
         let level = match event.severity() {
             Severity::Info => NoticeLevel::Info,
+            Severity::Debug => NoticeLevel::Debug,
             Severity::Warning | Severity::Error => NoticeLevel::Warn,
         };
         let notice = self.notice(level, text);

@@ -8,6 +8,7 @@ mod defects;
 mod explain;
 mod failures;
 mod nodes;
+mod notices;
 mod prefetch;
 mod requests;
 mod retention;
