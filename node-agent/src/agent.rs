@@ -16,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
 
 use crate::capacity;
-use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, GRACE, Happened, Host, LEAVE_LIMIT};
+use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, GRACE, Happened, Host, LEAVE_LIMIT, Pool};
 use crate::ledger::Ledger;
 use crate::link::{Link, LinkEvent};
 use crate::status::{News, StatusLine};
@@ -63,6 +63,9 @@ pub enum Outcome {
 pub struct Agent {
     identity: Identity,
     host: Arc<Host>,
+    pool: Arc<Pool>,
+    /// Executors that were bound in a process that had served another session.
+    reused: u64,
     link: Link,
     ledger: Ledger,
     status: StatusLine,
@@ -93,6 +96,7 @@ enum Step {
     Watchdog,
     Status,
     Signal,
+    PoolEmpty,
     StopLimit,
 }
 
@@ -104,6 +108,8 @@ impl Agent {
         Self {
             ledger: Ledger::new(host.max_message_size),
             status: StatusLine::new(notifier, link.url()),
+            pool: Pool::new(identity.capacity),
+            reused: 0,
             identity,
             host: Arc::new(host),
             link,
@@ -141,7 +147,7 @@ impl Agent {
                     }
                 }
                 Step::Link(event) => self.on_link(event),
-                Step::Room => {}
+                Step::Room | Step::PoolEmpty => {}
                 Step::HoldOver => self.send_all(),
                 Step::Heartbeat => self.beat(),
                 Step::Watchdog => self.notifier.watchdog(),
@@ -171,6 +177,7 @@ impl Agent {
     ) -> Step {
         let room = self.link.outbound().cloned();
         let wants_room = room.is_some() && self.ledger.has_unsent() && self.held.is_none();
+        let waits_for_pool = self.stopping.is_some() && !self.pool.is_empty();
         tokio::select! {
             _ = self.events.1.recv_many(arrived, EVENTS_AT_ONCE) => Step::Events,
             event = self.link.next() => Step::Link(event),
@@ -181,6 +188,7 @@ impl Agent {
             () = self.status.due() => Step::Status,
             _ = terminate.recv() => Step::Signal,
             _ = interrupt.recv() => Step::Signal,
+            () = self.pool.emptied(), if waits_for_pool => Step::PoolEmpty,
             () = limit_of(self.stopping.as_mut()) => Step::StopLimit,
         }
     }
@@ -189,9 +197,17 @@ impl Agent {
         match happened {
             Happened::Done(done) => self.ledger.done(id.as_str(), done),
             Happened::Returned(tasks) => self.ledger.returned(id.as_str(), tasks),
-            Happened::Bound => {
+            Happened::Bound { reused } => {
                 let (node, session) = (&self.identity.node, self.ledger.session(id.as_str()));
-                tracing::debug!(executor = %id, session, %node, "executor bound");
+                if reused {
+                    self.reused += 1;
+                    tracing::debug!(
+                        executor = %id, session, %node, reused = self.reused,
+                        "executor bound in a process that served before"
+                    );
+                } else {
+                    tracing::debug!(executor = %id, session, %node, "executor bound");
+                }
                 self.ledger.bound(id.as_str());
             }
             Happened::Ended(ended) => {
@@ -249,6 +265,9 @@ impl Agent {
         self.heartbeat = Some(every(asked.clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1)));
         if let Ok(limit @ 1..) = usize::try_from(welcome.max_message_size) {
             self.ledger.limit_messages(limit);
+        }
+        if let Ok(limit @ 1..) = usize::try_from(welcome.max_executors) {
+            self.pool.limit_executors(limit);
         }
         self.status.registered();
         tracing::info!(
@@ -314,6 +333,7 @@ impl Agent {
             id,
             order,
             self.host.clone(),
+            self.pool.clone(),
             inbox,
             self.events.0.clone(),
         ));
@@ -386,9 +406,12 @@ impl Agent {
             message_id = %LifecycleEvent::DaemonStopping.message_id(),
             flame_node = %self.identity.node,
             flame_executors = self.ledger.live(),
+            flame_reused = self.reused,
             "stopping: executors are released"
         );
         self.ledger.stopping("the node agent is stopping");
+        // First, so that what is released now is not parked.
+        self.pool.close();
         for commands in self.commands.values() {
             // One that has just ended needs no release.
             let _ = commands.send(Command::Release { give_up: false });
@@ -405,7 +428,7 @@ impl Agent {
         let Some(stopping) = &mut self.stopping else {
             return false;
         };
-        if self.ledger.live() > 0 {
+        if self.ledger.live() > 0 || !self.pool.is_empty() {
             return false;
         }
         if self.link.outbound().is_none() || self.ledger.is_settled() {

@@ -10,13 +10,15 @@ use std::time::SystemTime;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 
 /// A file of this size is renamed to `.1` (over the one before) and begun anew, in bytes.
 const FILE_BYTES: u64 = 8 << 20;
 /// Files of ended executors beyond this number are deleted, oldest first.
 const FILES_KEPT: usize = 400;
 /// Lines that an error shows.
-const TAIL_LINES: usize = 20;
+pub(crate) const TAIL_LINES: usize = 20;
 /// Bytes of a line that an error shows.
 const TAIL_LINE_BYTES: usize = 512;
 /// Read at once: what a pipe hands over cheaply without weighing on the agent's memory.
@@ -43,6 +45,11 @@ impl Tail {
                 lines.partial.push(*byte);
             }
         }
+    }
+
+    /// Forgets all lines.
+    fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Lines::default();
     }
 
     /// The last lines, joined.
@@ -121,27 +128,85 @@ fn older(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Reads `pipe` to its end. A file that cannot be written is given up, but reading goes on: a
-/// full pipe would block the service.
-pub async fn drain(mut pipe: pipe::Receiver, file: io::Result<BoundedFile>, tail: Option<Tail>) {
-    let mut file = file
-        .inspect_err(|error| tracing::warn!(%error, "cannot keep the output of a service"))
-        .ok();
-    let mut buffer = vec![0_u8; READ_BYTES];
-    loop {
-        let length = match pipe.read(&mut buffer).await {
-            Ok(0) | Err(_) => return,
-            Ok(length) => length,
-        };
-        if let Some(tail) = &tail {
-            tail.push(&buffer[..length]);
+/// Has what comes from a pipe from now on kept elsewhere.
+#[derive(Debug)]
+pub struct Switch {
+    /// Where.
+    pub file: io::Result<BoundedFile>,
+    /// Told when all that the pipe had before is kept as before.
+    pub done: oneshot::Sender<()>,
+}
+
+/// What becomes of one output of a service.
+#[derive(Debug)]
+struct Keeper {
+    /// None if it cannot be kept.
+    file: Option<BoundedFile>,
+    tail: Option<Tail>,
+}
+
+impl Keeper {
+    fn keep_in(&mut self, file: io::Result<BoundedFile>) {
+        self.file = file
+            .inspect_err(|error| tracing::warn!(%error, "cannot keep the output of a service"))
+            .ok();
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(tail) = &self.tail {
+            tail.push(bytes);
         }
         // Into the page cache: not worth a thread of its own.
-        if let Some(open) = &mut file
-            && let Err(error) = open.write(&buffer[..length])
+        if let Some(open) = &mut self.file
+            && let Err(error) = open.write(bytes)
         {
             tracing::warn!(%error, "output of a service is no longer kept in {}", open.path.display());
-            file = None;
+            self.file = None;
+        }
+    }
+}
+
+/// Reads `pipe` to its end. A file that cannot be written is given up, but reading goes on: a
+/// full pipe would block the service.
+pub async fn drain(
+    mut pipe: pipe::Receiver,
+    file: io::Result<BoundedFile>,
+    tail: Option<Tail>,
+    mut switches: UnboundedReceiver<Switch>,
+) {
+    let mut keeper = Keeper { file: None, tail };
+    keeper.keep_in(file);
+    let mut buffer = vec![0_u8; READ_BYTES];
+    loop {
+        tokio::select! {
+            read = pipe.read(&mut buffer) => match read {
+                Ok(0) | Err(_) => return,
+                Ok(length) => keeper.keep(&buffer[..length]),
+            },
+            Some(switch) = switches.recv() => {
+                read_what_is_there(&pipe, &mut buffer, &mut keeper);
+                keeper.keep_in(switch.file);
+                if let Some(tail) = &keeper.tail {
+                    tail.clear();
+                }
+                // Who asked may have lost interest.
+                let _ = switch.done.send(());
+            }
+        }
+    }
+}
+
+/// Asks the kernel, because tokio may not have heard yet of what has just been written.
+fn read_what_is_there(pipe: &pipe::Receiver, buffer: &mut [u8], keeper: &mut Keeper) {
+    let mut there = rustix::io::ioctl_fionread(pipe).unwrap_or(0);
+    while there > 0 {
+        match rustix::io::read(pipe, &mut *buffer) {
+            // An end or a failure is met again by who waits for it.
+            Ok(0) | Err(_) => return,
+            Ok(length) => {
+                keeper.keep(&buffer[..length]);
+                there = there.saturating_sub(length as u64);
+            }
         }
     }
 }
@@ -179,6 +244,9 @@ fn prune_to(directory: &Path, keep: usize) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::sync::mpsc::unbounded_channel;
+
     use super::*;
 
     #[test]
@@ -240,13 +308,55 @@ mod tests {
     async fn a_pipe_is_drained_even_if_nothing_can_be_kept() {
         let (mut sender, receiver) = pipe::pipe().expect("pipe");
         let tail = Tail::default();
-        let drained = tokio::spawn(drain(receiver, Err(io::Error::other("full")), Some(tail.clone())));
+        let (_switch, switches) = unbounded_channel();
+        let drained = tokio::spawn(drain(
+            receiver,
+            Err(io::Error::other("full")),
+            Some(tail.clone()),
+            switches,
+        ));
         let text = "0123456789\n".repeat(20_000);
-        tokio::io::AsyncWriteExt::write_all(&mut sender, text.as_bytes())
+        sender
+            .write_all(text.as_bytes())
             .await
             .expect("more than a pipe holds");
         drop(sender);
         drained.await.expect("ended at the end of the pipe");
         assert_eq!(tail.text().lines().count(), TAIL_LINES);
+    }
+
+    #[tokio::test]
+    async fn after_a_switch_nothing_goes_where_it_went_before_it() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let files = ["one", "two"].map(|name| directory.path().join(name));
+        let (mut sender, receiver) = pipe::pipe().expect("pipe");
+        let (switch, switches) = unbounded_channel();
+        let tail = Tail::default();
+        let drained = tokio::spawn(drain(
+            receiver,
+            BoundedFile::create(files[0].clone()),
+            Some(tail.clone()),
+            switches,
+        ));
+        // More than is read at once, and the reader has not run yet.
+        let first = "first\n".repeat(READ_BYTES);
+        sender
+            .write_all(&first.as_bytes()[..3 * READ_BYTES])
+            .await
+            .expect("fits");
+        let (done, switched) = oneshot::channel();
+        let file = BoundedFile::create(files[1].clone());
+        switch.send(Switch { file, done }).expect("the reader lives");
+        switched.await.expect("the reader lives");
+        assert_eq!(tail.text(), "");
+        sender.write_all(b"second\n").await.expect("fits");
+        drop(sender);
+        drained.await.expect("ended at the end of the pipe");
+        let written = files.map(|file| std::fs::read_to_string(file).expect("there"));
+        assert_eq!(written[0], first[..3 * READ_BYTES]);
+        assert_eq!(
+            (written[1].as_str(), tail.text().as_str()),
+            ("second\n", "second")
+        );
     }
 }

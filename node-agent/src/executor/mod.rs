@@ -3,6 +3,9 @@
 mod call;
 mod connection;
 mod inbox;
+mod kind;
+mod occupancy;
+mod pool;
 mod prepare;
 mod service;
 mod serving;
@@ -22,7 +25,11 @@ use crate::environment::Surroundings;
 use crate::runtime::{Exit, Running, Runtime, Stop};
 use crate::socket::SocketWatch;
 use inbox::Inbox;
-use serving::Serving;
+use kind::Kind;
+pub use pool::Pool;
+use pool::{Place, Room, ServiceProcess};
+use service::EnterError;
+use serving::{Parting, Serving};
 
 /// How long a running task may go on after the executor's release was asked for.
 pub const FINISH_LIMIT: Duration = Duration::from_secs(5);
@@ -69,7 +76,10 @@ pub enum Command {
 #[derive(Debug)]
 pub enum Happened {
     /// OnSessionEnter has succeeded.
-    Bound,
+    Bound {
+        /// In a process that has served another session.
+        reused: bool,
+    },
     /// Tasks have ended, in this order.
     Done(Vec<TaskDone>),
     /// These tasks have not begun and will not: they were recalled.
@@ -106,56 +116,150 @@ pub enum Ended {
 pub type Event = (ExecutorId, Happened);
 
 /// One executor from start to end. Sends [`Happened::Ended`] as its last event, when its process
-/// is gone and its files are removed.
+/// is gone and its files are removed, or the process is parked.
 pub async fn run(
     id: ExecutorId,
     order: StartExecutor,
     host: Arc<Host>,
+    pool: Arc<Pool>,
     commands: UnboundedReceiver<Command>,
     events: UnboundedSender<Event>,
 ) {
     let mut inbox = Inbox::new(id.clone(), commands, events.clone());
-    let ended = live(&id, &order, &host, &mut inbox).await;
+    let ended = live(&id, &order, &host, &pool, &mut inbox).await;
     // The agent's loop is gone only when the whole agent is.
     let _ = events.send((id, Happened::Ended(ended)));
 }
 
-async fn live(id: &ExecutorId, order: &StartExecutor, host: &Host, inbox: &mut Inbox) -> Ended {
-    let prepared = match prepare::prepare(host, id, order) {
-        Ok(prepared) => prepared,
-        Err(failed) => return failed.into(),
+async fn live(
+    id: &ExecutorId,
+    order: &StartExecutor,
+    host: &Host,
+    pool: &Arc<Pool>,
+    inbox: &mut Inbox,
+) -> Ended {
+    let kind = Kind::of(order);
+    let place = tokio::select! {
+        place = pool.place(order, kind.as_ref()) => place,
+        () = inbox.released() => return Ended::Released { running: false },
     };
-    // From here on dropped last: the directory must outlive the process.
-    let _files = prepared.files;
-    let process = match host.runtime.start(prepared.launch).await {
+    let (brought_up, reused) = match place {
+        Place::Warm(process) => match reuse(id, order, *process, inbox).await {
+            Reused::Entered(process) => (Ok(*process), true),
+            Reused::Ended(ended) => return ended,
+            Reused::Lost(room) => (start(id, order, host, room, inbox).await, false),
+        },
+        Place::Cold(room) => (start(id, order, host, room, inbox).await, false),
+    };
+    let ServiceProcess {
+        process,
+        service,
+        files,
+        room,
+    } = match brought_up {
         Ok(process) => process,
-        Err(error) => return BindError::new(bind::PROCESS, error).into(),
+        Err(ended) => return ended,
     };
-    tracing::debug!(executor = %id, session = order.session_id, pid = process.pid(), "service process started");
-    let bring_up = service::bring_up(host, &prepared.socket, order, process.as_ref());
-    let bound = tokio::select! {
-        bound = bring_up => bound,
-        () = inbox.released() => {
-            end(process.as_ref()).await;
-            return Ended::Released { running: false };
-        }
-    };
-    let service = match bound {
-        Ok(service) => service,
-        Err(failed) => {
-            end(process.as_ref()).await;
-            return failed.into();
-        }
-    };
-    inbox.tell(Happened::Bound);
-    Serving {
+    inbox.tell(Happened::Bound { reused });
+    let serving = Serving {
         id,
         process: process.as_ref(),
         service,
         inbox,
+        kind,
+    };
+    match serving.until_the_end().await {
+        Parting::Ended(ended) => ended,
+        Parting::Left(service, kind) => {
+            let process = ServiceProcess {
+                process,
+                service,
+                files,
+                room,
+            };
+            pool.park(kind, process).await;
+            Ended::Released { running: false }
+        }
     }
-    .until_the_end()
-    .await
+}
+
+/// A new service process, bound to the session.
+async fn start(
+    id: &ExecutorId,
+    order: &StartExecutor,
+    host: &Host,
+    room: Room,
+    inbox: &mut Inbox,
+) -> Result<ServiceProcess, Ended> {
+    let prepared = prepare::prepare(host, id, order)?;
+    let files = prepared.files;
+    let process = host.runtime.start(prepared.launch).await;
+    let process: Arc<dyn Running> = process
+        .map_err(|error| BindError::new(bind::PROCESS, error))?
+        .into();
+    tracing::debug!(executor = %id, session = order.session_id, pid = process.pid(), "service process started");
+    let bound = tokio::select! {
+        bound = service::bring_up(host, &prepared.socket, order, process.as_ref()) => bound.map_err(Ended::from),
+        () = inbox.released() => Err(Ended::Released { running: false }),
+    };
+    match bound {
+        Ok(service) => Ok(ServiceProcess {
+            process,
+            service,
+            files,
+            room,
+        }),
+        Err(ended) => {
+            end(process.as_ref()).await;
+            Err(ended)
+        }
+    }
+}
+
+/// What came of a process that was parked.
+enum Reused {
+    /// It serves the session.
+    Entered(Box<ServiceProcess>),
+    /// The executor has ended, and the process with it.
+    Ended(Ended),
+    /// It was not there any more, which is no fault of the session.
+    Lost(Room),
+}
+
+/// Binds a parked process to the session.
+async fn reuse(
+    id: &ExecutorId,
+    order: &StartExecutor,
+    mut parked: ServiceProcess,
+    inbox: &mut Inbox,
+) -> Reused {
+    let process = parked.process.clone();
+    let entered = tokio::select! {
+        entered = async {
+            process.hand_over(id).await;
+            parked.service.enter(order, process.as_ref()).await
+        } => entered,
+        () = inbox.released() => {
+            parked.end().await;
+            return Reused::Ended(Ended::Released { running: false });
+        }
+    };
+    let error = match entered {
+        Ok(()) => {
+            tracing::debug!(executor = %id, session = order.session_id, pid = process.pid(), "service process taken over");
+            return Reused::Entered(Box::new(parked));
+        }
+        Err(error) => error,
+    };
+    let room = parked.end().await;
+    match error {
+        EnterError::Refused(_) => Reused::Ended(error.into_bind_error(process.as_ref()).into()),
+        EnterError::Unreachable(_) | EnterError::Exited(_) => {
+            let reason = error.into_bind_error(process.as_ref()).message;
+            tracing::info!(executor = %id, "a new service process is started instead of a parked one: {reason}");
+            Reused::Lost(room)
+        }
+    }
 }
 
 /// Ends the process: asks, waits, makes.

@@ -17,7 +17,7 @@ use super::connection::{ConnectError, Connection};
 use super::stream::TaskStream;
 use super::{BindError, DEATH_LIMIT, Host, obituary};
 use crate::link::chain;
-use crate::runtime::Running;
+use crate::runtime::{Exit, Running};
 
 /// How long a service may take to listen on its socket.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -32,6 +32,7 @@ pub(super) struct Service {
     /// Made with the first task that is not streamed.
     caller: Option<Box<Caller>>,
     socket: PathBuf,
+    /// The session that it serves, or served last.
     session: String,
     limit: usize,
 }
@@ -42,6 +43,16 @@ pub(super) struct InvokeError {
     pub(super) done: TaskDone,
     /// The connection is broken, as opposed to a service that answered with an error.
     pub(super) broken: bool,
+}
+
+/// Why the service does not serve the session.
+pub(super) enum EnterError {
+    /// It refused it, with this text.
+    Refused(String),
+    /// It cannot be reached, with this text.
+    Unreachable(String),
+    /// Its process has ended.
+    Exited(Exit),
 }
 
 /// Waits for the service to listen, connects, and calls OnSessionEnter.
@@ -71,26 +82,12 @@ pub(super) async fn bring_up(
         connection,
         caller: None,
         socket: socket.to_path_buf(),
-        session: order.session_id.clone(),
+        session: String::new(),
         limit: host.max_message_size,
     };
-    let entered = tokio::select! {
-        biased;
-        entered = service.enter(order) => entered,
-        exit = &mut exited => {
-            return Err(BindError::new(bind::SESSION_ENTER, format!("in OnSessionEnter, {}", obituary(exit, process))));
-        }
-    };
-    match entered {
+    match service.enter(order, process).await {
         Ok(()) => Ok(service),
-        Err((message, broken)) => {
-            // The connection breaks a moment before the process's end is known.
-            if broken && let Ok(exit) = timeout(DEATH_LIMIT, exited).await {
-                let message = format!("in OnSessionEnter, {}", obituary(exit, process));
-                return Err(BindError::new(bind::SESSION_ENTER, message));
-            }
-            Err(BindError::new(bind::SESSION_ENTER, message))
-        }
+        Err(error) => Err(error.into_bind_error(process)),
     }
 }
 
@@ -136,8 +133,42 @@ pub(super) fn in_words(call: &str, status: &Status) -> String {
     format!("{call} failed: {}: {}", status.code(), status.message())
 }
 
+impl EnterError {
+    /// As the session's events show it.
+    pub(super) fn into_bind_error(self, process: &dyn Running) -> BindError {
+        let message = match self {
+            Self::Refused(message) | Self::Unreachable(message) => message,
+            Self::Exited(exit) => format!("in OnSessionEnter, {}", obituary(exit, process)),
+        };
+        BindError::new(bind::SESSION_ENTER, message)
+    }
+}
+
 impl Service {
-    async fn enter(&mut self, order: &StartExecutor) -> Result<(), (String, bool)> {
+    /// Binds the service to the session of `order`.
+    pub(super) async fn enter(
+        &mut self,
+        order: &StartExecutor,
+        process: &dyn Running,
+    ) -> Result<(), EnterError> {
+        self.session.clone_from(&order.session_id);
+        let mut exited = process.exited();
+        let entered = tokio::select! {
+            biased;
+            entered = self.call_enter(order) => entered,
+            exit = &mut exited => return Err(EnterError::Exited(exit)),
+        };
+        match entered {
+            // The connection breaks a moment before the process's end is known.
+            Err(EnterError::Unreachable(message)) => match timeout(DEATH_LIMIT, exited).await {
+                Ok(exit) => Err(EnterError::Exited(exit)),
+                Err(_) => Err(EnterError::Unreachable(message)),
+            },
+            other => other,
+        }
+    }
+
+    async fn call_enter(&mut self, order: &StartExecutor) -> Result<(), EnterError> {
         let application = order.spec.as_ref().map(|spec| ApplicationContext {
             name: order.application.clone(),
             shim: spec.shim,
@@ -154,12 +185,20 @@ impl Service {
         };
         let answer = self.client.on_session_enter(context).await;
         let result = answer
-            .map_err(|status| (in_words("OnSessionEnter", &status), is_broken(&status)))?
+            .map_err(|status| {
+                let message = in_words("OnSessionEnter", &status);
+                match is_broken(&status) {
+                    true => EnterError::Unreachable(message),
+                    false => EnterError::Refused(message),
+                }
+            })?
             .into_inner();
         match (result.return_code, result.message) {
             (0, _) => Ok(()),
-            (_, Some(message)) if !message.is_empty() => Err((message, false)),
-            (code, _) => Err((format!("OnSessionEnter returned {code} without a message"), false)),
+            (_, Some(message)) if !message.is_empty() => Err(EnterError::Refused(message)),
+            (code, _) => Err(EnterError::Refused(format!(
+                "OnSessionEnter returned {code} without a message"
+            ))),
         }
     }
 

@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::inbox::Inbox;
+use super::kind::Kind;
 use super::service::{InvokeError, Service, in_words};
 use super::stream::{News, Over, Remains, TaskStream};
 use super::{DEATH_LIMIT, Ended, FINISH_LIMIT, Happened, LEAVE_LIMIT, end, obituary};
@@ -23,6 +24,24 @@ pub(super) struct Serving<'a> {
     pub(super) process: &'a dyn Running,
     pub(super) service: Service,
     pub(super) inbox: &'a mut Inbox,
+    /// The sessions that may have the process afterwards. None if it must not serve another one, as
+    /// after any failure of the service.
+    pub(super) kind: Option<Kind>,
+}
+
+/// How an executor's service is left.
+pub(super) enum Parting {
+    /// With the end of its process.
+    Ended(Ended),
+    /// Released, and the process lives: it has left the session in order, and nothing of that goes on
+    /// in it.
+    Left(Service, Kind),
+}
+
+impl From<Ended> for Parting {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
 }
 
 /// What one invocation came to.
@@ -43,7 +62,7 @@ enum Step {
 type Exited<'a> = BoxFuture<'a, Exit>;
 
 impl Serving<'_> {
-    pub(super) async fn until_the_end(mut self) -> Ended {
+    pub(super) async fn until_the_end(mut self) -> Parting {
         let mut exited = self.process.exited();
         loop {
             let mut stream = self.service.open_stream();
@@ -55,7 +74,7 @@ impl Serving<'_> {
             match self.stream_over(over, remains, &mut exited).await {
                 Ok(Again::Stream) => {}
                 Ok(Again::Calls) => return self.call_tasks(exited).await,
-                Err(ended) => return ended,
+                Err(ended) => return ended.into(),
             }
         }
     }
@@ -162,6 +181,10 @@ impl Serving<'_> {
         exited: &mut Exited<'_>,
     ) -> Result<Again, Ended> {
         let Remains { mut tasks, recalls } = remains;
+        // A service that ends the stream by itself is about to stop.
+        if !matches!(over, Over::Refused) {
+            self.kind = None;
+        }
         let failure = match &over {
             Over::Refused | Over::Orderly => None,
             Over::Failed(message) => Some(message.clone()),
@@ -202,7 +225,7 @@ impl Serving<'_> {
     }
 
     /// Calls the service for each task until the executor's end.
-    async fn call_tasks(mut self, mut exited: Exited<'_>) -> Ended {
+    async fn call_tasks(mut self, mut exited: Exited<'_>) -> Parting {
         loop {
             self.inbox.give_back();
             if self.inbox.released {
@@ -210,7 +233,7 @@ impl Serving<'_> {
             }
             let Some(task) = self.inbox.queue.pop_front() else {
                 tokio::select! {
-                    exit = &mut exited => return self.died(exit, false),
+                    exit = &mut exited => return self.died(exit, false).into(),
                     () = self.inbox.take() => continue,
                     () = self.service.idle() => continue,
                 }
@@ -234,19 +257,18 @@ impl Serving<'_> {
                 }
             };
             match turn {
-                Turn::Finished(Ok(done)) | Turn::Finished(Err(InvokeError { done, broken: false })) => {
-                    self.inbox.tell_done(vec![done]);
-                }
-                Turn::Finished(Err(InvokeError { done, broken: true })) => {
-                    if let Ok(exit) = timeout(DEATH_LIMIT, &mut exited).await {
-                        return self.died(exit, true);
+                Turn::Finished(Ok(done)) => self.inbox.tell_done(vec![done]),
+                Turn::Finished(Err(InvokeError { done, broken })) => {
+                    self.kind = None;
+                    if broken && let Ok(exit) = timeout(DEATH_LIMIT, &mut exited).await {
+                        return self.died(exit, true).into();
                     }
                     self.inbox.tell_done(vec![done]);
-                    if let Err(ended) = self.reconnect().await {
-                        return ended;
+                    if broken && let Err(ended) = self.reconnect().await {
+                        return ended.into();
                     }
                 }
-                Turn::Exited(exit) => return self.died(exit, true),
+                Turn::Exited(exit) => return self.died(exit, true).into(),
                 Turn::Released => return self.leave(true).await,
             }
         }
@@ -267,12 +289,19 @@ impl Serving<'_> {
         })
     }
 
-    async fn ended(self, stream: TaskStream, ending: Ending) -> Ended {
-        // Ends it on the service's side too, which then has no reason to stay.
-        drop(stream);
+    async fn ended(mut self, stream: TaskStream, ending: Ending) -> Parting {
         match ending {
-            Ending::Died { exit, running } => self.died(exit, running),
-            Ending::Released { running } => self.leave(running).await,
+            Ending::Died { exit, running } => self.died(exit, running).into(),
+            Ending::Released { running } => {
+                if running || self.kind.is_none() {
+                    // Ends it on the service's side too, which then has no reason to stay.
+                    drop(stream);
+                } else if !matches!(timeout(LEAVE_LIMIT, stream.close()).await, Ok(true)) {
+                    tracing::warn!(executor = %self.id, "the service did not end its stream of tasks");
+                    self.kind = None;
+                }
+                self.leave(running).await
+            }
         }
     }
 
@@ -284,29 +313,32 @@ impl Serving<'_> {
     }
 
     /// OnSessionLeave, unless a task still runs (a service is asked one thing at a time), and
-    /// the process's end.
-    async fn leave(mut self, running: bool) -> Ended {
+    /// the process's end, unless another session may have it.
+    async fn leave(mut self, running: bool) -> Parting {
         self.service.no_more_calls();
-        if !running {
-            let leave = timeout(LEAVE_LIMIT, self.service.leave());
-            tokio::select! {
-                left = leave => {
-                    let problem = match left {
-                        Ok(Ok(())) => None,
-                        Ok(Err(error)) => Some(error),
-                        Err(_) => Some(format!("no answer within {} s", LEAVE_LIMIT.as_secs())),
-                    };
-                    if let Some(error) = problem {
-                        tracing::warn!(executor = %self.id, error, "OnSessionLeave failed");
-                    }
-                }
-                exit = self.process.exited() => {
-                    tracing::warn!(executor = %self.id, "in OnSessionLeave, the service process {exit}");
-                }
+        let left = !running && self.has_left().await;
+        match self.kind {
+            Some(kind) if left => Parting::Left(self.service, kind),
+            _ => {
+                end(self.process).await;
+                Ended::Released { running }.into()
             }
         }
-        end(self.process).await;
-        Ended::Released { running }
+    }
+
+    /// Calls OnSessionLeave. Returns whether that went well.
+    async fn has_left(&mut self) -> bool {
+        let leave = timeout(LEAVE_LIMIT, self.service.leave());
+        let problem = tokio::select! {
+            left = leave => match left {
+                Ok(Ok(())) => return true,
+                Ok(Err(error)) => error,
+                Err(_) => format!("no answer within {} s", LEAVE_LIMIT.as_secs()),
+            },
+            exit = self.process.exited() => format!("the service process {exit}"),
+        };
+        tracing::warn!(executor = %self.id, error = problem, "OnSessionLeave failed");
+        false
     }
 }
 

@@ -19,7 +19,8 @@ const AHEAD_BYTES: usize = 1 << 20;
 
 /// One stream.
 pub(super) struct TaskStream {
-    requests: UnboundedSender<TaskStreamRequest>,
+    /// None once our side has ended.
+    requests: Option<UnboundedSender<TaskStreamRequest>>,
     responses: Responses,
     /// The service has sent a response, so it does offer streams.
     answered: bool,
@@ -103,7 +104,7 @@ impl TaskStream {
             Ok(answer.into_inner())
         };
         Self {
-            requests,
+            requests: Some(requests),
             responses: Responses::Asked(call.boxed()),
             answered: false,
             books: Books::default(),
@@ -114,11 +115,17 @@ impl TaskStream {
     pub(super) fn send(&mut self, queue: &mut VecDeque<TaskItem>) {
         let tasks = self.books.take(queue);
         if !tasks.is_empty() {
-            // A stream that is over says so in `next`; what was sent is in the books.
-            let _ = self.requests.send(TaskStreamRequest {
+            self.request(TaskStreamRequest {
                 tasks,
                 ..TaskStreamRequest::default()
             });
+        }
+    }
+
+    fn request(&self, request: TaskStreamRequest) {
+        if let Some(requests) = &self.requests {
+            // A stream that is over says so in `next`; what was sent is in the books.
+            let _ = requests.send(request);
         }
     }
 
@@ -128,7 +135,7 @@ impl TaskStream {
             total: self.books.total,
             unsent,
         });
-        let _ = self.requests.send(TaskStreamRequest {
+        self.request(TaskStreamRequest {
             recall: true,
             ..TaskStreamRequest::default()
         });
@@ -167,6 +174,19 @@ impl TaskStream {
                 Err(Over::Refused)
             }
             Err(status) => Err(Over::Failed(super::service::in_words("OnTaskStream", &status))),
+        }
+    }
+
+    /// Ends our side while no task is in hand, and waits until the service has ended its own. Returns
+    /// whether it did so in order: then it does nothing more for the session.
+    pub(super) async fn close(mut self) -> bool {
+        self.requests = None;
+        loop {
+            match self.next().await {
+                // The answer to a recall.
+                Ok(_) => {}
+                Err(over) => return matches!(over, Over::Orderly | Over::Refused),
+            }
         }
     }
 

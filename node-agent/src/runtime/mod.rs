@@ -118,7 +118,14 @@ pub trait Running: Send + Sync {
     fn exited(&self) -> BoxFuture<'_, Exit>;
     /// Asks for the end of the process and of all that it started. No effect once it has ended.
     fn stop(&self, how: Stop);
-    /// The last lines that it wrote to its standard error, joined.
+    /// Has what it writes from now on kept as the output of `executor`. Completes when what it had
+    /// written before is kept as before.
+    /// Where outputs are told apart by process and not by executor there is nothing to do.
+    fn hand_over<'a>(&'a self, executor: &'a ExecutorId) -> BoxFuture<'a, ()> {
+        let _ = executor;
+        Box::pin(std::future::ready(()))
+    }
+    /// The last lines that it wrote to its standard error for its present executor, joined.
     fn last_errors(&self) -> String;
 }
 

@@ -2,22 +2,24 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use flame_core::ExecutorId;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe;
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::{Exit, Launch, Running, Runtime, StartError, Stop};
-use crate::capture::{self, BoundedFile, Tail};
+use crate::capture::{self, BoundedFile, Switch, Tail};
 use crate::directories::Directories;
 
 /// The launcher's file name.
@@ -94,6 +96,8 @@ impl ProcessRuntime {
                 .take()
                 .map(|pipe| self.capture(launch, "err", pipe.into(), Some(tail.clone()))),
         ];
+        let (outputs, readers): (Vec<Output>, Vec<JoinHandle<()>>) =
+            outputs.into_iter().flatten().flatten().unzip();
         let pidfd = pidfd_open(group, PidfdFlags::NONBLOCK).map_err(std::io::Error::from);
         // Its successor is unsafe because of types that do not keep their descriptor; OwnedFd does.
         #[allow(deprecated)]
@@ -108,39 +112,36 @@ impl ProcessRuntime {
             }
         };
         let (ended, exit) = watch::channel(None);
-        tokio::spawn(watch_to_the_end(
-            child,
-            pidfd,
-            guard,
-            outputs.into_iter().flatten().flatten().collect(),
-            ended,
-        ));
+        tokio::spawn(watch_to_the_end(child, pidfd, guard, readers, ended));
         Ok(ProcessHandle {
             pid,
             group,
             reaped,
             exit,
             tail,
+            outputs,
         })
     }
 
     fn capture(
         &self,
         launch: &Launch,
-        ending: &str,
+        ending: &'static str,
         pipe: OwnedFd,
         tail: Option<Tail>,
-    ) -> Option<JoinHandle<()>> {
-        let path = self
-            .directories
-            .logs
-            .join(format!("{}.{ending}", launch.executor));
+    ) -> Option<(Output, JoinHandle<()>)> {
+        let (switch, switches) = unbounded_channel();
+        let output = Output {
+            directory: self.directories.logs.clone(),
+            ending,
+            switch,
+        };
         match pipe::Receiver::from_owned_fd(pipe) {
-            Ok(pipe) => Some(tokio::spawn(capture::drain(
-                pipe,
-                BoundedFile::create(path),
-                tail,
-            ))),
+            Ok(pipe) => {
+                let file = BoundedFile::create(output.path(&launch.executor));
+                let reader = tokio::spawn(capture::drain(pipe, file, tail, switches));
+                Some((output, reader))
+            }
             Err(error) => {
                 tracing::warn!(executor = %launch.executor, %error, "cannot read the output of the service");
                 None
@@ -155,13 +156,39 @@ impl Runtime for ProcessRuntime {
             let path = self.directories.spec(&launch.executor);
             launch.spec.write(&path)?;
             let spec = SpecFile(path);
-            if let Err(error) = capture::prune(&self.directories.logs) {
-                tracing::warn!(%error, "cannot clear {}", self.directories.logs.display());
-            }
+            prune(&self.directories.logs);
             let handle = self.spawn(&launch, &spec)?;
             Ok(Box::new(ProcessOfExecutor { handle, _spec: spec }) as Box<dyn Running>)
         }
         .boxed()
+    }
+}
+
+/// Where one output of a process is kept.
+struct Output {
+    directory: PathBuf,
+    ending: &'static str,
+    switch: UnboundedSender<Switch>,
+}
+
+impl Output {
+    fn path(&self, executor: &ExecutorId) -> PathBuf {
+        self.directory.join(format!("{executor}.{}", self.ending))
+    }
+
+    async fn hand_over(&self, executor: &ExecutorId) {
+        let (done, switched) = oneshot::channel();
+        let file = BoundedFile::create(self.path(executor));
+        // A pipe that has come to its end has no reader any more, and nothing to be kept.
+        if self.switch.send(Switch { file, done }).is_ok() {
+            let _ = switched.await;
+        }
+    }
+}
+
+fn prune(logs: &Path) {
+    if let Err(error) = capture::prune(logs) {
+        tracing::warn!(%error, "cannot clear {}", logs.display());
     }
 }
 
@@ -187,6 +214,7 @@ struct ProcessHandle {
     reaped: Arc<AtomicBool>,
     exit: watch::Receiver<Option<Exit>>,
     tail: Tail,
+    outputs: Vec<Output>,
 }
 
 impl Running for ProcessOfExecutor {
@@ -214,6 +242,17 @@ impl Running for ProcessOfExecutor {
             };
             signal_group(self.handle.group, signal);
         }
+    }
+
+    fn hand_over<'a>(&'a self, executor: &'a ExecutorId) -> BoxFuture<'a, ()> {
+        async move {
+            if let Some(output) = self.handle.outputs.first() {
+                prune(&output.directory);
+            }
+            let outputs = self.handle.outputs.iter();
+            futures::future::join_all(outputs.map(|output| output.hand_over(executor))).await;
+        }
+        .boxed()
     }
 
     fn last_errors(&self) -> String {

@@ -81,11 +81,17 @@ impl Manager {
 
     /// The next link, after its Hello and our Welcome.
     pub(crate) async fn welcome(&mut self) -> (Link, Hello) {
+        self.welcome_with(0).await
+    }
+
+    /// As [`Manager::welcome`], with at most so many executors on the node (0 is no limit).
+    pub(crate) async fn welcome_with(&mut self, max_executors: u32) -> (Link, Hello) {
         let (link, hello) = self.hello().await;
         link.send(to_agent::Message::Welcome(Welcome {
             cluster: "test".to_owned(),
             link_epoch: 1,
             heartbeat_interval_ms: 100,
+            max_executors,
             ..Welcome::default()
         }))
         .await;
@@ -170,6 +176,25 @@ impl Link {
             give_up,
         }))
         .await;
+    }
+
+    /// The process that serves an executor, by its first task.
+    pub(crate) async fn process(&mut self, executor: &str) -> Watched {
+        let (code, pid) = self.run(executor, 1, "pid").await;
+        assert_eq!(code, 0, "{pid}");
+        Watched::new(pid.parse().expect("a pid")).expect("it lives")
+    }
+
+    /// Releases an executor and waits until it is told as released in order.
+    pub(crate) async fn released(&mut self, executor: &str) {
+        self.release(executor).await;
+        let update = self.update().await;
+        assert_eq!(
+            (update.executor_id.as_str(), update.phase(), update.running),
+            (executor, ExecutorPhase::Released, false),
+            "{}",
+            update.message
+        );
     }
 
     /// Hands out tasks, numbered from `first`.
@@ -276,6 +301,17 @@ impl Agent {
         .await;
     }
 
+    /// Waits for a file below the installation directory.
+    pub(crate) async fn made(&self, below: &str) {
+        let path = self.path(below);
+        within(async {
+            while !path.exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+    }
+
     pub(crate) fn path(&self, below: &str) -> PathBuf {
         self.home.path().join(below)
     }
@@ -330,7 +366,10 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// A process whose end can be awaited, whoever its parent is.
-pub(crate) struct Watched(tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>);
+pub(crate) struct Watched {
+    pid: Pid,
+    end: tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>,
+}
 
 impl Watched {
     /// None if there is no such process.
@@ -339,10 +378,16 @@ impl Watched {
         let fd = pidfd_open(pid, PidfdFlags::NONBLOCK).ok()?;
         // OwnedFd keeps its descriptor, which is what the newer function wants to be promised.
         #[allow(deprecated)]
-        Some(Self(tokio::io::unix::AsyncFd::new(fd).expect("a runtime")))
+        let end = tokio::io::unix::AsyncFd::new(fd).expect("a runtime");
+        Some(Self { pid, end })
     }
 
     pub(crate) async fn gone(&self) {
-        let _ready = within(self.0.readable()).await.expect("watched");
+        let _ready = within(self.end.readable()).await.expect("watched");
+    }
+
+    /// Whether it has ended by now, and its parent knows.
+    pub(crate) fn is_gone(&self) -> bool {
+        rustix::process::test_kill_process(self.pid) == Err(rustix::io::Errno::SRCH)
     }
 }

@@ -9,5 +9,8 @@ mod harness;
 mod life;
 mod link;
 mod node;
+mod parking;
+mod reuse;
 mod service;
 mod stream;
+mod tasks;

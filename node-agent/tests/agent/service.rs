@@ -1,7 +1,8 @@
 //! The application: this test program itself, started again by the agent with `BEHAVIOUR` set.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -22,6 +23,8 @@ pub(crate) const ARGUMENTS: [&str; 4] = ["--ignored", "--exact", "service::servi
 
 struct Service {
     behaviour: String,
+    /// The sessions that it was bound to, in order.
+    sessions: Mutex<Vec<String>>,
     hang_up: tokio::sync::mpsc::Sender<()>,
 }
 
@@ -55,9 +58,20 @@ fn service_process() {
         .expect("runtime");
     let (hang_up, mut hung_up) = tokio::sync::mpsc::channel(1);
     let streams = behaviour.starts_with("stream");
-    let service = Arc::new(Service { behaviour, hang_up });
+    if let Ok(path) = std::env::var("HANG_UP_FILE") {
+        runtime.spawn(hang_up_when_asked(path.into(), hang_up.clone()));
+    }
+    let slow = behaviour == "slow-exit";
+    let service = Arc::new(Service {
+        behaviour,
+        sessions: Mutex::default(),
+        hang_up,
+    });
     let streams = streams.then(|| InstanceStreamServer::new(Streamed(service.clone())));
     runtime.block_on(async {
+        if slow {
+            tokio::spawn(exit_slowly());
+        }
         let listener = UnixListener::bind(&socket).expect("socket");
         tokio::select! {
             served = tonic::transport::Server::builder()
@@ -68,8 +82,27 @@ fn service_process() {
         }
     });
     // Closes every connection, while the process lives on.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    std::fs::write("hung-up", "").expect("working directory");
     std::thread::sleep(Duration::MAX);
+}
+
+/// Hangs up when there is a file at `path`.
+async fn hang_up_when_asked(path: PathBuf, hang_up: tokio::sync::mpsc::Sender<()>) {
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    hang_up.send(()).await.expect("main waits");
+}
+
+/// Takes its time after SIGTERM.
+async fn exit_slowly() {
+    let kind = tokio::signal::unix::SignalKind::terminate();
+    let mut terminate = tokio::signal::unix::signal(kind).expect("a signal");
+    terminate.recv().await;
+    std::fs::write("ending", "").expect("working directory");
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    std::process::exit(0);
 }
 
 fn answer(return_code: i32, message: &str) -> Result<Response<Answer>, Status> {
@@ -97,7 +130,17 @@ impl Instance for Service {
             _ => {
                 let context = request.into_inner();
                 let application = context.application.expect("the application is sent");
-                assert_eq!(application.name, "app");
+                assert!(["app", "other"].contains(&application.name.as_str()));
+                match context.common_data.as_deref() {
+                    Some(b"refuse") => return answer(5, "I refuse this one"),
+                    Some(b"hang") => {
+                        std::fs::write("hanging", "").expect("working directory");
+                        std::future::pending::<()>().await;
+                    }
+                    Some(b"die") => std::process::exit(4),
+                    _ => {}
+                }
+                self.sessions.lock().expect("no panic").push(context.session_id);
                 answer(0, "")
             }
         }
@@ -111,6 +154,9 @@ impl Instance for Service {
     async fn on_session_leave(&self, _: Request<EmptyRequest>) -> Result<Response<Answer>, Status> {
         if let Ok(path) = std::env::var("LEAVE_FILE") {
             std::fs::write(path, "left").expect("writable");
+        }
+        if self.behaviour == "leave-fails" {
+            return answer(1, "I cannot leave");
         }
         answer(0, "")
     }
@@ -140,12 +186,19 @@ impl Service {
             }
             ("for-ever", _) => std::future::pending().await,
             ("until", path) => {
+                std::fs::write(format!("{path}.begun"), "").expect("writable");
                 while !std::path::Path::new(path).exists() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
                 Bytes::from_static(b"seen")
             }
             ("env", name) => Bytes::from(std::env::var(name).unwrap_or_else(|_| "<unset>".to_owned())),
+            ("sessions", _) => Bytes::from(self.sessions.lock().expect("no panic").join(",")),
+            ("say", words) => {
+                println!("out: {words}");
+                eprintln!("err: {words}");
+                Bytes::new()
+            }
             ("how", _) => Bytes::from_static(how.as_bytes()),
             ("pid", _) => Bytes::from(std::process::id().to_string()),
             ("large", bytes) => Bytes::from(vec![7; bytes.parse().expect("a number")]),
@@ -185,11 +238,23 @@ async fn stream_tasks(
     responses: Responses,
 ) {
     let mut waiting = VecDeque::new();
+    let mut last = None;
     let mut running: Option<(u64, BoxFuture<'static, Result<TaskResult, Status>>)> = None;
     loop {
         let response = tokio::select! {
             request = requests.message() => {
-                let Ok(Some(request)) = request else { return };
+                let Ok(Some(request)) = request else {
+                    match service.behaviour.as_str() {
+                        "stream-repeats" => {
+                            let late = TaskStreamResponse { outcomes: last.into_iter().collect(), ..Default::default() };
+                            // Nobody listens if the agent has gone.
+                            let _ = responses.send(Ok(late)).await;
+                        }
+                        "stream-lingers" => responses.closed().await,
+                        _ => {}
+                    }
+                    return;
+                };
                 waiting.extend(request.tasks);
                 if request.recall {
                     std::fs::write("recalled", "").expect("working directory");
@@ -214,14 +279,16 @@ async fn stream_tasks(
                     output: None,
                     message: Some(status.message().to_owned()),
                 });
+                let outcome = TaskOutcome {
+                    task_id,
+                    return_code: result.return_code,
+                    output: result.output,
+                    message: result.message,
+                    duration_us: 5,
+                };
+                last = Some(outcome.clone());
                 Some(TaskStreamResponse {
-                    outcomes: vec![TaskOutcome {
-                        task_id,
-                        return_code: result.return_code,
-                        output: result.output,
-                        message: result.message,
-                        duration_us: 5,
-                    }],
+                    outcomes: vec![outcome],
                     ..TaskStreamResponse::default()
                 })
             }
