@@ -71,6 +71,26 @@ def test_tasks_cross_the_network(fleet):
     assert "Completed on worker " in manager.flame(*task).stdout
 
 
+def test_labels_of_an_installed_agent_come_from_a_drop_in(fleet):
+    manager, worker = fleet
+    session = manager.flame("flmctl", "create", "session", "-a", "flmping", "--node-selector", "zone=a")
+    session = session.stdout.split()[0]
+    task = ["flmctl", "create", "task", "-s", session, "--text", SLOW_TASK]
+    manager.flame(*task)
+    (reason,) = manager.flmctl("explain", "-s", session)["reasons"]
+    assert (reason["code"], reason["data"]) == ("no_node_has_the_labels", {"labels": "zone=a"})
+    folder = f"/etc/systemd/system/{AGENT}.d"
+    worker.run(["mkdir", "--parents", folder])
+    worker.run(
+        ["tee", f"{folder}/labels.conf"], stdin="[Service]\nEnvironment=FLAME_NODE_LABELS=zone=a,gpu=no\n"
+    )
+    worker.run(["systemctl", "daemon-reload"])
+    worker.run(["systemctl", "restart", AGENT])
+    assert "Completed on worker " in manager.flame(*task, "--wait").stdout
+    (node,) = manager.flmctl("list", "nodes")
+    assert node["labels"] == ["gpu=no", "zone=a"]
+
+
 def test_the_manager_reboots_and_the_worker_comes_back_by_itself(fleet):
     manager, worker = fleet
     agent = worker.node.main_pid(AGENT)
