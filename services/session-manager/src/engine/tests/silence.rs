@@ -2,15 +2,22 @@
 //! this process did not run. The clock is ahead of the machine's by as much as the test says.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 
 use flame_core::Resources;
 use flame_core::state::Shim;
 use flame_rpc::node::{Heartbeat, from_agent};
 use flame_rpc::v1::NodePhase;
+use futures::stream;
+use http_body_util::BodyExt;
+use tonic::body::Body;
+use tonic::codegen::http::Request;
+use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
 use crate::core::NodeHello;
 use crate::engine::clock::Clock;
+use crate::nodelink;
 
 /// How often the driver looks in these tests.
 const LOOK: Duration = Duration::from_millis(1);
@@ -141,4 +148,27 @@ async fn time_in_which_the_manager_did_not_run_is_not_silence() {
         bed.pass(STEP).await;
     }
     assert_eq!(bed.phase().await, NodePhase::Lost);
+}
+
+/// A result of 64 MB on a slow line, and the heartbeat behind it, take longer than a node may be silent.
+#[tokio::test]
+async fn each_piece_of_a_message_is_heard() {
+    let bed = Bed::new().await;
+    let reader = service_fn(|request: Request<Body>| async {
+        let ear = request.extensions().get::<Arc<Ear>>().cloned();
+        let ear = ear.expect("each connection has an ear");
+        let mut pieces = request.into_body();
+        assert_eq!(ear.take(), None, "nothing has arrived yet");
+        let mut heard = Vec::new();
+        while let Some(piece) = pieces.frame().await {
+            piece.expect("it arrives");
+            heard.push(ear.take().is_some());
+        }
+        Ok::<_, Infallible>(heard)
+    });
+    let pieces = ["a", "large", "message"].map(Ok::<_, Infallible>);
+    let request = Request::new(Body::new(axum::body::Body::from_stream(stream::iter(pieces))));
+    let server = nodelink::listening(bed.engine.clone()).layer(reader);
+    let heard = server.oneshot(request).await.expect("answered");
+    assert_eq!(heard, [true; 3]);
 }
