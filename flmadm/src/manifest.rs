@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 use crate::profile::Profile;
+use crate::unit_files::is_template;
 
 /// What an installation consists of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +62,8 @@ pub(crate) enum FileKind {
     Link,
     Config,
     Unit,
+    /// A rule for polkit.
+    Rule,
 }
 
 /// The user of the services.
@@ -127,20 +130,22 @@ impl Manifest {
         self.directories.iter().any(|directory| directory.path == path)
     }
 
-    /// The units that can be enabled: a slice comes with what is in it.
-    pub(crate) fn installable(&self) -> impl Iterator<Item = &str> {
+    /// The units that can be looked at: a template is a file for many.
+    pub(crate) fn loadable(&self) -> impl DoubleEndedIterator<Item = &str> {
         self.units
             .iter()
             .map(String::as_str)
-            .filter(|unit| !unit.ends_with(".slice"))
+            .filter(|unit| !is_template(unit))
+    }
+
+    /// The units that can be enabled: a slice comes with what is in it.
+    pub(crate) fn installable(&self) -> impl Iterator<Item = &str> {
+        self.loadable().filter(|unit| !unit.ends_with(".slice"))
     }
 
     /// The services among the units.
     pub(crate) fn services(&self) -> impl DoubleEndedIterator<Item = &str> {
-        self.units
-            .iter()
-            .map(String::as_str)
-            .filter(|unit| unit.ends_with(".service"))
+        self.loadable().filter(|unit| unit.ends_with(".service"))
     }
 }
 

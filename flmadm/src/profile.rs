@@ -51,6 +51,21 @@ impl Profile {
         }
     }
 
+    /// Its unit files, in the order in which units are started.
+    pub(crate) fn units(self) -> &'static [&'static str] {
+        match self {
+            Self::ControlPlane => &[SESSION_MANAGER],
+            Self::Worker => &[
+                "flame-executors.slice",
+                "flame-executor@.service",
+                "flame-executor-strict@.service",
+                "flame-executor-open@.service",
+                NODE_AGENT,
+            ],
+            Self::Client => &[],
+        }
+    }
+
     /// The daemon's unit, if it has one.
     pub(crate) fn service(self) -> Option<&'static str> {
         match self {

@@ -58,7 +58,7 @@ pub(crate) fn run(host: &dyn Host, args: &StatusArgs, output: &mut Output<'_>) -
 
 fn units(host: &dyn Host, manifest: &Manifest) -> Outcome<Vec<UnitStatus>> {
     let systemd = host.systemd()?;
-    manifest.units.iter().map(|unit| systemd.status(unit)).collect()
+    manifest.loadable().map(|unit| systemd.status(unit)).collect()
 }
 
 fn daemons(host: &dyn Host, prefix: &Prefix) -> Vec<Process> {

@@ -11,15 +11,37 @@ pub(crate) const TARGET: &str = "flame.target";
 const SLICE: &str = "flame.slice";
 
 /// Every template with the unit's name. The files are the one source of the units.
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [(&str, &str); 8] = [
     (SLICE, include_str!("../../units/flame.slice")),
     (TARGET, include_str!("../../units/flame.target")),
     (
         SESSION_MANAGER,
         include_str!("../../units/flame-session-manager.service"),
     ),
+    (
+        "flame-executors.slice",
+        include_str!("../../units/flame-executors.slice"),
+    ),
+    (
+        "flame-executor@.service",
+        include_str!("../../units/flame-executor@.service"),
+    ),
+    (
+        "flame-executor-strict@.service",
+        include_str!("../../units/flame-executor-strict@.service"),
+    ),
+    (
+        "flame-executor-open@.service",
+        include_str!("../../units/flame-executor-open@.service"),
+    ),
     (NODE_AGENT, include_str!("../../units/flame-node-agent.service")),
 ];
+/// Lets the agent start and stop executors.
+pub(crate) const RULE: &str = "50-flame.rules";
+const RULE_TEXT: &str = include_str!("../../units/polkit-1/rules.d/50-flame.rules");
+/// Drop-in for an agent whose applications are its children.
+pub(crate) const PROCESS_RUNTIME: &str = "process-runtime.conf";
+const PROCESS_RUNTIME_TEXT: &str = include_str!("../../units/flame-node-agent.process-runtime.conf");
 const SYSUSERS: &str = include_str!("../../units/sysusers.d/flame.conf");
 
 /// Directories whose programs a unit does not see with `ProtectHome=yes`.
@@ -36,13 +58,17 @@ pub(crate) struct UnitFile {
 
 /// The units of `profiles`, in the order in which they are started.
 pub(crate) fn render(prefix: &Prefix, profiles: &[Profile]) -> Vec<UnitFile> {
-    let services: Vec<&str> = profiles.iter().filter_map(|profile| profile.service()).collect();
-    if services.is_empty() {
+    let units: Vec<&str> = profiles
+        .iter()
+        .flat_map(|profile| profile.units())
+        .copied()
+        .collect();
+    if units.is_empty() {
         return Vec::new();
     }
     TEMPLATES
         .iter()
-        .filter(|(name, _)| [SLICE, TARGET].contains(name) || services.contains(name))
+        .filter(|(name, _)| [SLICE, TARGET].contains(name) || units.contains(name))
         .map(|(name, template)| UnitFile {
             name,
             text: fill(template, prefix),
@@ -50,7 +76,22 @@ pub(crate) fn render(prefix: &Prefix, profiles: &[Profile]) -> Vec<UnitFile> {
         .collect()
 }
 
-/// The description of the user flame, for systemd-sysusers.
+/// Whether `unit` is the file of a template, of which only instances can be started.
+pub(crate) fn is_template(unit: &str) -> bool {
+    unit.contains("@.")
+}
+
+/// The rule for polkit.
+pub(crate) fn rule(prefix: &Prefix) -> String {
+    fill(RULE_TEXT, prefix)
+}
+
+/// The drop-in [`PROCESS_RUNTIME`].
+pub(crate) fn process_runtime(prefix: &Prefix) -> String {
+    fill(PROCESS_RUNTIME_TEXT, prefix)
+}
+
+/// The description of the users, for systemd-sysusers.
 pub(crate) fn sysusers(prefix: &Prefix) -> String {
     fill(SYSUSERS, prefix)
 }
@@ -149,7 +190,18 @@ mod tests {
                 .collect()
         };
         assert_eq!(names(&[Profile::Client]), [""; 0]);
-        assert_eq!(names(&[Profile::Worker]), [SLICE, TARGET, NODE_AGENT]);
+        assert_eq!(
+            names(&[Profile::Worker]),
+            [
+                SLICE,
+                TARGET,
+                "flame-executors.slice",
+                "flame-executor@.service",
+                "flame-executor-strict@.service",
+                "flame-executor-open@.service",
+                NODE_AGENT
+            ]
+        );
         assert_eq!(
             names(&[Profile::ControlPlane, Profile::Client]),
             [SLICE, TARGET, SESSION_MANAGER]

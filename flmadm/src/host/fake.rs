@@ -26,7 +26,11 @@ pub(crate) struct FakeHost {
     unit_directory: PathBuf,
     package_unit_directories: [PathBuf; 1],
     etc: PathBuf,
-    run: PathBuf,
+    run: [PathBuf; 2],
+    rules: PathBuf,
+    control: PathBuf,
+    /// Instances of templates that run.
+    pub(crate) instances: RefCell<Vec<String>>,
     calls: RefCell<Vec<String>>,
     active: RefCell<BTreeMap<String, u32>>,
 }
@@ -43,7 +47,10 @@ impl FakeHost {
             unit_directory: place("etc/systemd/system"),
             package_unit_directories: [place("usr/lib/systemd/system")],
             etc: place("etc"),
-            run: directory.path().join("run/flame"),
+            run: ["run/flame", "run/flame-executor"].map(|below| directory.path().join(below)),
+            rules: directory.path().join("etc/polkit-1/rules.d"),
+            control: directory.path().join("run/systemd/system.control"),
+            instances: RefCell::default(),
             root: true,
             has_bus: true,
             processes: Vec::new(),
@@ -106,13 +113,13 @@ impl FakeHost {
         self.calls.borrow_mut().push(text);
     }
 
-    fn account(&self, line: Option<&str>) {
+    fn account(&self, name: &str, line: Option<&str>) {
         let passwd = self.etc.join("passwd");
         let old = std::fs::read_to_string(&passwd).expect("read");
         std::fs::write(self.etc.join("passwd-"), &old).expect("written");
         let mut new: String = old
             .lines()
-            .filter(|l| !l.starts_with("flame:"))
+            .filter(|l| !l.starts_with(&format!("{name}:")))
             .map(|l| format!("{l}\n"))
             .collect();
         new.push_str(line.unwrap_or_default());
@@ -142,8 +149,14 @@ impl Host for FakeHost {
     fn account_directory(&self) -> &Path {
         &self.etc
     }
-    fn runtime_directory(&self) -> &Path {
+    fn rules_directory(&self) -> &Path {
+        &self.rules
+    }
+    fn runtime_directories(&self) -> &[PathBuf] {
         &self.run
+    }
+    fn control_directory(&self) -> &Path {
+        &self.control
     }
     fn user(&self, name: &str) -> Outcome<Option<Ids>> {
         let passwd = std::fs::read_to_string(self.etc.join("passwd")).expect("read");
@@ -153,14 +166,15 @@ impl Host for FakeHost {
             gid: self.uid,
         }))
     }
-    fn create_user(&self, name: &str, sysusers: &str) -> Outcome<()> {
-        assert!(sysusers.contains(name));
-        self.account(Some("flame:x:999:999::/:/bin/false\n"));
+    fn create_users(&self, names: &[&str], sysusers: &str) -> Outcome<()> {
+        for name in names {
+            assert!(sysusers.contains(&format!("{name} ")));
+            self.account(name, Some(&format!("{name}:x:999:999::/:/bin/false\n")));
+        }
         Ok(())
     }
     fn remove_user(&self, name: &str) -> Outcome<()> {
-        assert_eq!(name, "flame");
-        self.account(None);
+        self.account(name, None);
         Ok(())
     }
     fn set_owner(&self, path: &Path, _: Ids) -> Outcome<()> {
@@ -207,6 +221,7 @@ impl Units for FakeHost {
     fn stop(&self, unit: &str) -> Outcome<()> {
         self.call(format!("stop {unit}"));
         self.active.borrow_mut().remove(unit);
+        self.instances.borrow_mut().retain(|instance| instance != unit);
         Ok(())
     }
     fn reset_failed(&self, _: &str) -> Outcome<()> {
@@ -223,6 +238,12 @@ impl Units for FakeHost {
             status.status_text = Some("registered with http://127.0.0.1:8080".to_owned());
         }
         Ok(status)
+    }
+    fn loaded(&self, pattern: &str) -> Outcome<Vec<String>> {
+        let (before, after) = pattern.split_once('*').expect("a pattern with one star");
+        let mut found = self.instances.borrow().clone();
+        found.retain(|unit| unit.starts_with(before) && unit.ends_with(after));
+        Ok(found)
     }
     fn watch(
         &self,

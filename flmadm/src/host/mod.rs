@@ -41,12 +41,16 @@ pub(crate) trait Host {
     fn package_unit_directories(&self) -> &[PathBuf];
     /// Where the account files lie.
     fn account_directory(&self) -> &Path;
-    /// Where the node agent's sockets lie while it runs.
-    fn runtime_directory(&self) -> &Path;
+    /// Where polkit's rules lie.
+    fn rules_directory(&self) -> &Path;
+    /// Where the node agent and executors have what lasts until the next boot.
+    fn runtime_directories(&self) -> &[PathBuf];
+    /// Where systemd keeps properties that were set until the next boot.
+    fn control_directory(&self) -> &Path;
     /// Looks a user up.
     fn user(&self, name: &str) -> Outcome<Option<Ids>>;
-    /// Makes the user that `sysusers`, a text as in sysusers.d(5), describes.
-    fn create_user(&self, name: &str, sysusers: &str) -> Outcome<()>;
+    /// Makes the users that `sysusers`, a text as in sysusers.d(5), describes.
+    fn create_users(&self, names: &[&str], sysusers: &str) -> Outcome<()>;
     /// Removes a user and its group.
     fn remove_user(&self, name: &str) -> Outcome<()>;
     /// Changes the owner of a file or directory.
@@ -70,6 +74,8 @@ pub(crate) trait Units {
     fn stop(&self, unit: &str) -> Outcome<()>;
     fn reset_failed(&self, unit: &str) -> Outcome<()>;
     fn status(&self, unit: &str) -> Outcome<UnitStatus>;
+    /// Names of the loaded units that match `pattern`.
+    fn loaded(&self, pattern: &str) -> Outcome<Vec<String>>;
     /// Watches a unit until `look` finds something; `None` if it does not within `limit`.
     fn watch(
         &self,

@@ -23,6 +23,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 pub(crate) struct RealHost {
     unit_directory: PathBuf,
     package_unit_directories: [PathBuf; 3],
+    runtime_directories: [PathBuf; 2],
     systemd: OnceCell<SystemBus>,
 }
 
@@ -35,6 +36,7 @@ impl RealHost {
                 "/lib/systemd/system".into(),
                 "/usr/local/lib/systemd/system".into(),
             ],
+            runtime_directories: ["/run/flame".into(), "/run/flame-executor".into()],
             systemd: OnceCell::new(),
         }
     }
@@ -57,8 +59,16 @@ impl Host for RealHost {
         Path::new("/etc")
     }
 
-    fn runtime_directory(&self) -> &Path {
-        Path::new("/run/flame")
+    fn rules_directory(&self) -> &Path {
+        Path::new("/etc/polkit-1/rules.d")
+    }
+
+    fn runtime_directories(&self) -> &[PathBuf] {
+        &self.runtime_directories
+    }
+
+    fn control_directory(&self) -> &Path {
+        Path::new("/run/systemd/system.control")
     }
 
     fn user(&self, name: &str) -> Outcome<Option<Ids>> {
@@ -71,22 +81,22 @@ impl Host for RealHost {
         }))
     }
 
-    fn create_user(&self, name: &str, sysusers: &str) -> Outcome<()> {
+    fn create_users(&self, names: &[&str], sysusers: &str) -> Outcome<()> {
         // The tool of systemd's own; older or smaller systems have only the shadow tools.
         let tried = run("systemd-sysusers", &["-"], Some(sysusers)).map_err(|error| match error {
-            Tried::Missing => run("useradd", &useradd(name, sysusers), None),
+            Tried::Missing => names
+                .iter()
+                .try_for_each(|name| run("useradd", &useradd(name, sysusers), None)),
             Tried::Failed(failure) => Err(Tried::Failed(failure)),
         });
         match tried {
             Ok(()) | Err(Ok(())) => Ok(()),
             Err(Err(Tried::Failed(failure))) => Err(failure),
             Err(Err(Tried::Missing)) => Err(Failure::installation(format!(
-                "cannot make the user {name}: neither \
-                systemd-sysusers nor useradd is there"
+                "cannot make {}: neither systemd-sysusers nor useradd is there",
+                names.join(" and ")
             ))
-            .hint(format!(
-                "make it yourself, or use --no-systemd: useradd --system --user-group {name}"
-            ))),
+            .hint("make them yourself, or use --no-systemd: useradd --system --user-group NAME")),
         }
     }
 
@@ -169,7 +179,7 @@ fn run(program: &str, arguments: &[&str], input: Option<&str>) -> Result<(), Tri
 fn useradd<'a>(name: &'a str, sysusers: &'a str) -> Vec<&'a str> {
     let home = sysusers
         .lines()
-        .find(|line| line.starts_with('u'))
+        .find(|line| line.split_whitespace().take(2).eq(["u", name]))
         .and_then(|line| line.split_whitespace().rev().nth(1))
         .unwrap_or("/");
     vec![
@@ -259,6 +269,10 @@ impl Units for SystemBus {
         self.wait(self.systemd.status(unit))
     }
 
+    fn loaded(&self, pattern: &str) -> Outcome<Vec<String>> {
+        self.wait(self.systemd.loaded(&[pattern]))
+    }
+
     fn watch(
         &self,
         unit: &str,
@@ -284,11 +298,14 @@ mod tests {
     fn useradd_makes_the_same_user_as_sysusers() {
         let prefix = crate::prefix::Prefix::new(Path::new("/opt/flame")).expect("a prefix");
         let text = crate::unit_files::sysusers(&prefix);
-        let words = useradd("flame", &text).join(" ");
-        assert_eq!(
-            words,
-            "--system --user-group --no-create-home --home-dir /opt/flame/work --shell /usr/sbin/nologin flame"
-        );
+        for (name, home) in [("flame", "/opt/flame/work"), ("flame-exec", "/")] {
+            assert_eq!(
+                useradd(name, &text).join(" "),
+                format!(
+                    "--system --user-group --no-create-home --home-dir {home} --shell /usr/sbin/nologin {name}"
+                )
+            );
+        }
     }
 
     #[test]

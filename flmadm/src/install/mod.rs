@@ -18,7 +18,7 @@ use crate::profile;
 use plan::Plan;
 use step::{Status, Step, Undo};
 
-pub(crate) use plan::ACCOUNTS;
+pub(crate) use plan::{ACCOUNTS, USERS};
 pub(crate) use step::replaced;
 
 /// Installs, or brings an installation up to date.
@@ -96,7 +96,7 @@ fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output
         }
     }
     let starts = if args.enable {
-        plan.manifest.units.clone()
+        plan.manifest.loadable().map(str::to_owned).collect()
     } else {
         Vec::new()
     };

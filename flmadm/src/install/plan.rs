@@ -15,6 +15,10 @@ use crate::unit_files::{self, Owner, UnitFile};
 
 /// User and group of the services.
 pub(crate) const USER: &str = "flame";
+/// All users: that of the services, and that of applications without a sandbox.
+pub(crate) const USERS: [&str; 2] = [USER, "flame-exec"];
+/// Mode of the directory of polkit's rules, should polkit not be there yet: anybody may read them.
+const RULES_MODE: u32 = 0o755;
 /// Where copies of the account tools' files lie; only root may look.
 pub(crate) const ACCOUNTS: &str = ".accounts";
 
@@ -92,7 +96,7 @@ pub(super) fn unchecked(
     planner.outer_directories();
     let owner = if units.is_empty() { None } else { Some(USER) };
     if owner.is_some() {
-        planner.user(host, args.force)?;
+        planner.users(host, args.force)?;
     }
     planner.inner_directories(owner);
     planner.programs(profiles, built)?;
@@ -102,6 +106,9 @@ pub(super) fn unchecked(
         args.force,
     )?);
     planner.units(host, &units);
+    if !units.is_empty() && profiles.contains(&Profile::Worker) {
+        planner.executors(host);
+    }
     planner.finish(old)
 }
 
@@ -147,23 +154,38 @@ impl Planner<'_> {
         }
     }
 
-    fn user(&mut self, host: &dyn Host, force: bool) -> Outcome<()> {
-        if let Some(ids) = host.user(USER)? {
-            if !ids.is_system() && !force {
-                return Err(Failure::installation(format!(
-                    "the user {USER} is there already, and with uid {} it is a person's account",
-                    ids.uid
-                ))
-                .hint("rename that account, or use --force to run the services as that user"));
+    fn users(&mut self, host: &dyn Host, force: bool) -> Outcome<()> {
+        let mut missing = Vec::new();
+        for name in USERS {
+            match host.user(name)? {
+                Some(ids) if !ids.is_system() && !force => {
+                    return Err(Failure::installation(format!(
+                        "the user {name} is there already, and with uid {} it is a person's account",
+                        ids.uid
+                    ))
+                    .hint("rename that account, or use --force to run the services as that user"));
+                }
+                Some(_) => {}
+                None => missing.push(name),
             }
-            let known = self.manifest.user.take();
-            self.manifest.user = Some(known.unwrap_or(UserRecord {
+        }
+        let known = self.manifest.user.take();
+        // What the account files were like is known only before the first of the users was made.
+        let first = missing.len() == USERS.len();
+        let record = match first {
+            true => Some(accounts::look(host.account_directory())?),
+            false => None,
+        };
+        self.manifest.user = match (known, &record) {
+            (Some(known), None) => Some(known),
+            (_, record) => Some(UserRecord {
                 name: USER.to_owned(),
-                created: None,
-            }));
+                created: record.clone(),
+            }),
+        };
+        if missing.is_empty() {
             return Ok(());
         }
-        let record = accounts::look(host.account_directory())?;
         let store = self.prefix.join(ACCOUNTS);
         if !self.manifest.made(&store) {
             self.manifest.directories.push(DirectoryRecord {
@@ -171,14 +193,10 @@ impl Planner<'_> {
                 contents: true,
             });
         }
-        self.manifest.user = Some(UserRecord {
-            name: USER.to_owned(),
-            created: Some(record.clone()),
-        });
-        self.steps.push(Step::User {
-            name: USER,
+        self.steps.push(Step::Users {
+            names: missing,
             sysusers: unit_files::sysusers(self.prefix),
-            record,
+            record: record.unwrap_or_default(),
             store,
         });
         Ok(())
@@ -230,6 +248,40 @@ impl Planner<'_> {
         }
         if !units.is_empty() {
             self.steps.push(Step::Reload);
+        }
+    }
+
+    /// What executors need besides their units.
+    fn executors(&mut self, host: &dyn Host) {
+        let rules = host.rules_directory();
+        let missing: Vec<PathBuf> = rules
+            .ancestors()
+            .take_while(|path| !path.exists())
+            .map(Path::to_path_buf)
+            .collect();
+        for path in missing.into_iter().rev() {
+            self.directory(path, RULES_MODE, None, false);
+        }
+        let share = self.prefix.join("share");
+        self.directory(share.clone(), 0o755, None, false);
+        for (path, kind, text) in [
+            (
+                rules.join(unit_files::RULE),
+                FileKind::Rule,
+                unit_files::rule(self.prefix),
+            ),
+            (
+                share.join(unit_files::PROCESS_RUNTIME),
+                FileKind::Config,
+                unit_files::process_runtime(self.prefix),
+            ),
+        ] {
+            self.record(&path, kind, sha256(text.as_bytes()));
+            self.steps.push(Step::Text {
+                path,
+                text,
+                mode: 0o644,
+            });
         }
     }
 

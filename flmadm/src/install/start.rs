@@ -60,7 +60,7 @@ pub(super) fn run(
         .start(TARGET)
         .map_err(|failure| explain(failure, TARGET))?;
     verify(systemd, manifest, output)?;
-    manifest.units.iter().map(|unit| systemd.status(unit)).collect()
+    manifest.loadable().map(|unit| systemd.status(unit)).collect()
 }
 
 /// Whether `step` changed what `service` runs with.

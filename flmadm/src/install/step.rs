@@ -35,9 +35,9 @@ pub(crate) enum Step {
     },
     /// A symbolic link.
     Link { path: PathBuf, target: &'static str },
-    /// The user that services run as.
-    User {
-        name: &'static str,
+    /// The users that services run as.
+    Users {
+        names: Vec<&'static str>,
         sysusers: String,
         record: AccountRecord,
         store: PathBuf,
@@ -66,9 +66,9 @@ pub(crate) enum Undo {
         path: PathBuf,
         saved: PathBuf,
     },
-    /// The user was not there.
-    RemoveUser {
-        name: &'static str,
+    /// The users were not there.
+    RemoveUsers {
+        names: Vec<&'static str>,
         record: AccountRecord,
         store: PathBuf,
     },
@@ -84,7 +84,7 @@ impl Step {
             Self::Backup { path } => format!("backup:{}", path.display()),
             Self::Program { path, .. } => format!("program:{}", path.display()),
             Self::Link { path, .. } => format!("link:{}", path.display()),
-            Self::User { name, .. } => format!("user:{name}"),
+            Self::Users { names, .. } => format!("user:{}", names.join(",")),
             Self::Reload => "systemd:reload".to_owned(),
         }
     }
@@ -108,7 +108,7 @@ impl Step {
             Self::Backup { path } => format!("copy of the old {0} as {0}{BACKUP}", path.display()),
             Self::Program { path, .. } => format!("program {}", path.display()),
             Self::Link { path, target } => format!("link {} to {target}", path.display()),
-            Self::User { name, .. } => format!("user and group {name}"),
+            Self::Users { names, .. } => format!("users and groups {}", names.join(", ")),
             Self::Reload => "systemd reads the units".to_owned(),
         }
     }
@@ -137,7 +137,13 @@ impl Step {
             Self::Link { path, target } => {
                 std::fs::read_link(path).is_ok_and(|found| found == Path::new(target))
             }
-            Self::User { name, .. } => host.user(name)?.is_some(),
+            Self::Users { names, .. } => {
+                let mut there = true;
+                for name in names {
+                    there &= host.user(name)?.is_some();
+                }
+                there
+            }
             Self::Backup { .. } | Self::Reload => false,
         };
         Ok(if done { Status::Done } else { Status::Needed })
@@ -180,12 +186,12 @@ impl Step {
                 std::os::unix::fs::symlink(target, path)
                     .map_err(|error| Failure::path("make the link", path, error))
             }),
-            Self::User {
-                name,
+            Self::Users {
+                names,
                 sysusers,
                 record,
                 store,
-            } => user(host, name, sysusers, record, store),
+            } => users(host, names, sysusers, record, store),
             Self::Reload => host.systemd()?.reload().map(|()| Undo::Reload),
         }
     }
@@ -206,10 +212,15 @@ impl Undo {
             Self::Restore { path, saved } => {
                 std::fs::rename(&saved, &path).map_err(|error| Failure::path("put back", &path, error))
             }
-            Self::RemoveUser { name, record, store } => {
-                host.remove_user(name)?;
+            Self::RemoveUsers { names, record, store } => {
+                for name in names {
+                    host.remove_user(name)?;
+                }
                 accounts::restore(host.account_directory(), &store, &record)?;
-                if store.exists() {
+                // Of a later installation that made one more user, it holds what the first one kept.
+                if record == AccountRecord::default() {
+                    let _ = std::fs::remove_dir(&store);
+                } else if store.exists() {
                     std::fs::remove_dir_all(&store)
                         .map_err(|error| Failure::path("remove", &store, error))?;
                 }
@@ -263,9 +274,9 @@ fn directory(host: &dyn Host, path: &Path, mode: u32, owner: Option<&str>) -> Ou
     }
 }
 
-fn user(
+fn users(
     host: &dyn Host,
-    name: &'static str,
+    names: &[&'static str],
     sysusers: &str,
     record: &AccountRecord,
     store: &Path,
@@ -276,9 +287,9 @@ fn user(
         .create(store)
         .map_err(|error| Failure::path("make", store, error))?;
     accounts::save(host.account_directory(), store, record)?;
-    host.create_user(name, sysusers)?;
-    Ok(Undo::RemoveUser {
-        name,
+    host.create_users(names, sysusers)?;
+    Ok(Undo::RemoveUsers {
+        names: names.to_vec(),
         record: record.clone(),
         store: store.to_path_buf(),
     })

@@ -213,10 +213,62 @@ fn units_of_another_installation_are_not_overwritten() {
 }
 
 #[test]
+fn a_worker_may_run_executors() {
+    let host = FakeHost::new();
+    install_services(&host, "--control-plane").expect("installed");
+    assert!(!host.path("etc/polkit-1").exists());
+    install_services(&host, "--worker --enable").expect("installed");
+    let rule = std::fs::read_to_string(host.path("etc/polkit-1/rules.d/50-flame.rules")).expect("there");
+    assert!(
+        rule.contains(&host.path("opt/flame").display().to_string()),
+        "{rule}"
+    );
+    assert!(host.path("etc/systemd/system/flame-executor@.service").exists());
+    assert!(host.path("opt/flame/share/process-runtime.conf").exists());
+    let calls = host.calls();
+    assert!(
+        !calls.iter().any(|call| call.contains("@.")),
+        "a template is started: {calls:?}"
+    );
+    for name in ["flame", "flame-exec"] {
+        assert!(
+            crate::host::Host::user(&host, name).expect("looked").is_some(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn one_more_user_than_the_release_before_is_made() {
+    let host = FakeHost::new();
+    install_services(&host, "--control-plane").expect("installed");
+    let before = host.listing();
+    crate::host::Host::remove_user(&host, "flame-exec").expect("removed");
+    install_services(&host, "--control-plane").expect("installed again");
+    let accounts = host.path("etc/passwd");
+    assert_eq!(host.listing().get(&accounts), before.get(&accounts));
+    let manifest = host.path("opt/flame/manifest.toml");
+    assert_eq!(host.listing().get(&manifest), before.get(&manifest));
+}
+
+#[test]
 fn a_removed_installation_leaves_no_trace() {
     let host = FakeHost::new();
+    std::fs::create_dir_all(host.path("run/systemd")).expect("made");
     let before = host.listing();
     install_services(&host, "--all --enable").expect("installed");
+    // What executors leave, one of them without an agent that could end it.
+    for below in [
+        "run/flame/executors",
+        "run/flame-executor/0",
+        "run/systemd/system.control/flame-executor@0.service.d",
+        "run/systemd/system.control/flame-executor-strict@gpu-1.service.d",
+    ] {
+        std::fs::create_dir_all(host.path(below)).expect("made");
+    }
+    host.instances
+        .borrow_mut()
+        .push("flame-executor@0.service".to_owned());
     std::fs::write(host.path("opt/flame/data/flame.db"), "state").expect("written");
     let line = format!(
         "--prefix {} --force --no-backup --remove-user",

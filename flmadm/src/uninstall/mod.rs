@@ -12,8 +12,8 @@ use crate::accounts;
 use crate::cli::UninstallArgs;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
-use crate::install::ACCOUNTS;
-use crate::manifest::{Manifest, UserRecord};
+use crate::install::{ACCOUNTS, USERS};
+use crate::manifest::{FileKind, Manifest, UserRecord};
 use crate::output::Output;
 use crate::prefix::Prefix;
 use crate::unit_files::{self, Owner};
@@ -121,9 +121,20 @@ fn ours<'a>(host: &dyn Host, manifest: &'a Manifest) -> Outcome<Vec<&'a str>> {
 
 fn stop_services(host: &dyn Host, manifest: &Manifest, output: &mut Output<'_>) -> Outcome<()> {
     // The target last stops nothing more, the agent before the manager can still say goodbye.
+    // Executors come after the agent, which ends them in order.
     for unit in ours(host, manifest)?.into_iter().rev() {
-        host.systemd()?.stop(unit)?;
-        output.progress(&format!("stop of {unit}"));
+        match unit.split_once("@.") {
+            None => {
+                host.systemd()?.stop(unit)?;
+                output.progress(&format!("stop of {unit}"));
+            }
+            Some((template, _)) => {
+                for instance in host.systemd()?.loaded(&format!("{template}@*.service"))? {
+                    host.systemd()?.stop(&instance)?;
+                    output.progress(&format!("stop of {instance}"));
+                }
+            }
+        }
     }
     Ok(())
 }
@@ -179,7 +190,8 @@ fn remove_units(
     let systemd = host.systemd()?;
     let ours = ours(host, manifest)?;
     if !ours.is_empty() {
-        systemd.disable(&ours)?;
+        let loadable: Vec<&str> = manifest.loadable().filter(|unit| ours.contains(unit)).collect();
+        systemd.disable(&loadable)?;
     }
     for unit in &manifest.units {
         let path = host.unit_directory().join(unit);
@@ -194,12 +206,39 @@ fn remove_units(
         }
     }
     systemd.reload()?;
-    for unit in &ours {
+    for unit in manifest.loadable().filter(|unit| ours.contains(unit)) {
         systemd.reset_failed(unit)?;
     }
-    // systemd removes it when the agent stops; a killed machine may have left it.
-    if !host.unit_directory().join(crate::profile::NODE_AGENT).exists() {
-        remove::tree(host.runtime_directory())?;
+    if ours.contains(&crate::profile::NODE_AGENT) {
+        remove_traces(host, manifest)?;
+    }
+    Ok(())
+}
+
+/// Removes what executors have left outside of the prefix, and the rule that allowed them.
+fn remove_traces(host: &dyn Host, manifest: &Manifest) -> Outcome<()> {
+    for directory in host.runtime_directories() {
+        remove::tree(directory)?;
+    }
+    // The limits of each slot, and the directory if nobody else has any.
+    let control = host.control_directory();
+    if let Ok(entries) = std::fs::read_dir(control) {
+        for entry in entries.flatten() {
+            let is_ours = entry.file_name().to_str().is_some_and(|name| {
+                name.starts_with("flame-executor") && name.ends_with(".service.d") && name.contains('@')
+            });
+            if is_ours {
+                remove::tree(&entry.path())?;
+            }
+        }
+        remove::empty_directory(control)?;
+    }
+    for record in manifest.files.iter().filter(|file| file.kind == FileKind::Rule) {
+        remove::file(&record.path)?;
+    }
+    let rules = host.rules_directory();
+    for directory in rules.ancestors().take_while(|path| manifest.made(path)) {
+        remove::empty_directory(directory)?;
     }
     Ok(())
 }
@@ -222,12 +261,13 @@ fn remove_user(
         notes.push(format!("the user {name} stays; --remove-user removes it"));
         return Ok(());
     }
-    if let Some(ids) = host.user(name)? {
+    for name in USERS {
+        let Some(ids) = host.user(name)? else { continue };
         if created.is_none() && !ids.is_system() {
             notes.push(format!(
                 "the user {name} stays: it was there before, and is a person's account"
             ));
-            return Ok(());
+            continue;
         }
         host.remove_user(name)?;
         output.progress(&format!("removal of the user {name}"));

@@ -84,7 +84,7 @@ pub(super) fn tree(path: &Path) -> Outcome<()> {
 }
 
 /// Removes a directory unless something is in it. Gives whether it is gone.
-fn empty_directory(path: &Path) -> Outcome<bool> {
+pub(super) fn empty_directory(path: &Path) -> Outcome<bool> {
     match std::fs::remove_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Ok(false),
         result => gone(path, result).map(|()| true),
