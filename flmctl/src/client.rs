@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::future::Future;
 
-use flame_core::config::{ClientConfig, Endpoint};
+use flame_core::config::ClientConfig;
 use flame_rpc::channel::{self, ChannelError};
 use flame_rpc::oversize;
 use flame_rpc::v1::{
@@ -24,12 +24,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects to the endpoint of `config`, or to `endpoint` if that is given.
-    pub(crate) async fn connect(
-        config: &ClientConfig,
-        endpoint: Option<&Endpoint>,
-    ) -> Result<Self, CtlError> {
-        let endpoint = endpoint.unwrap_or(&config.endpoint).url();
+    /// Connects to the endpoint of `config`.
+    pub(crate) async fn connect(config: &ClientConfig) -> Result<Self, CtlError> {
+        let endpoint = config.endpoint.url();
         let connected = channel::connect(&endpoint, config.ca_file.as_deref()).await;
         let channel = connected.map_err(|error| match error {
             ChannelError::Connect { endpoint, source } => CtlError::Unreachable {

@@ -160,6 +160,6 @@ async fn run(cli: Cli) -> Result<(), CtlError> {
 }
 
 async fn connect(global: &Global) -> Result<Client, CtlError> {
-    let config = ClientConfig::load(global.config.as_deref())?;
-    Client::connect(&config, global.endpoint.as_ref()).await
+    let config = ClientConfig::load_for(global.config.as_deref(), global.endpoint.clone())?;
+    Client::connect(&config).await
 }

@@ -96,8 +96,11 @@ async fn a_ca_file_that_is_missing_is_a_wrong_configuration() {
 #[tokio::test]
 async fn the_flag_beats_the_environment() {
     let url = serve(filled()).await;
-    let output = flmctl("http://127.0.0.1:1", &["list", "apps", "--endpoint", &url]).await;
-    assert_eq!(first_column(&stdout(&output)), ["counter", "flmping"]);
+    // Also where the environment makes no sense.
+    for environment in ["http://127.0.0.1:1", "localhost"] {
+        let output = flmctl(environment, &["list", "apps", "--endpoint", &url]).await;
+        assert_eq!(first_column(&stdout(&output)), ["counter", "flmping"]);
+    }
 }
 
 /// `flmctl ... | head -1`: the reader is gone before everything is written.

@@ -58,13 +58,24 @@ impl ClientConfig {
     /// # Errors
     /// [`ConfigError`] if `path` cannot be read, or if any value is wrong.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_for(path, None)
+    }
+
+    /// As [`ClientConfig::load`], for a command line: `endpoint`, if there is one, is above both, and
+    /// `FLAME_ENDPOINT` is then not looked at.
+    ///
+    /// # Errors
+    /// As [`ClientConfig::load`].
+    pub fn load_for(path: Option<&Path>, endpoint: Option<Endpoint>) -> Result<Self, ConfigError> {
         let default_path = std::env::home_dir().map(|home| home.join(".flame/flame.yaml"));
         let base = match (path, default_path) {
             (Some(path), _) => super::load(path, Self::parse)?,
             (None, Some(path)) if path.exists() => super::load(&path, Self::parse)?,
             (None, _) => Self::default(),
         };
-        base.overridden(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        base.overridden(endpoint, |name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        })
     }
 
     /// Reads the text of such a file: its current context.
@@ -100,8 +111,14 @@ impl ClientConfig {
         Ok(config)
     }
 
-    fn overridden(mut self, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        if let Some(endpoint) = env("FLAME_ENDPOINT") {
+    fn overridden(
+        mut self,
+        endpoint: Option<Endpoint>,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        if let Some(endpoint) = endpoint {
+            self.endpoint = endpoint;
+        } else if let Some(endpoint) = env("FLAME_ENDPOINT") {
             self.endpoint = parse_endpoint("FLAME_ENDPOINT", &endpoint)?;
         }
         if let Some(endpoint) = env("FLAME_CACHE_ENDPOINT") {
@@ -197,14 +214,16 @@ contexts:
         assert_eq!(config.ca_file, Some("/ca.pem".into()));
         assert_eq!(config.cache_endpoint, "grpcs://lab:3");
         let env = |name: &str| (name == "FLAME_ENDPOINT").then(|| "http://env:4".to_owned());
-        let config = config.overridden(env).expect("valid");
+        let config = config.overridden(None, env).expect("valid");
         assert_eq!(config.endpoint.url(), "http://env:4");
         assert_eq!(config.cache_endpoint, "grpcs://lab:3");
     }
 
     #[test]
     fn no_file_is_needed() {
-        let config = ClientConfig::default().overridden(|_| None).expect("defaults");
+        let config = ClientConfig::default()
+            .overridden(None, |_| None)
+            .expect("defaults");
         assert_eq!(config.endpoint.url(), "http://127.0.0.1:8080");
         assert_eq!(config.cache_endpoint, "grpc://127.0.0.1:9090");
     }
@@ -225,9 +244,17 @@ contexts:
         }
         let env = |name: &str| (name == "FLAME_ENDPOINT").then(|| "localhost".to_owned());
         let error = ClientConfig::default()
-            .overridden(env)
+            .overridden(None, env)
             .expect_err("no scheme")
             .to_string();
         assert!(error.starts_with("FLAME_ENDPOINT: "), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_given_leaves_no_question_to_the_environment() {
+        let env = |name: &str| (name == "FLAME_ENDPOINT").then(|| "localhost".to_owned());
+        let given = "http://given:5".parse().expect("valid");
+        let config = ClientConfig::default().overridden(Some(given), env);
+        assert_eq!(config.expect("not looked at").endpoint.url(), "http://given:5");
     }
 }

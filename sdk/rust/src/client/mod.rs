@@ -52,11 +52,7 @@ impl Default for ClientOptions {
 /// # Errors
 /// [`Error::Config`] names the file or the variable.
 pub fn config(file: Option<&Path>, endpoint: Option<Endpoint>) -> Result<ClientConfig, Error> {
-    let mut config = ClientConfig::load(file)?;
-    if let Some(endpoint) = endpoint {
-        config.endpoint = endpoint;
-    }
-    Ok(config)
+    Ok(ClientConfig::load_for(file, endpoint)?)
 }
 
 /// A connection to a session manager. Clones share it.
