@@ -40,6 +40,7 @@ impl Core {
         for executor in executors {
             self.release(&executor, "the session was closed", fx);
         }
+        self.forget_idle(key);
         if let Some(session) = self.sessions.get_mut(&key) {
             session.row.state = SessionState::Closed;
             session.row.completed = Some(now.wall);

@@ -8,9 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::planted::{Bug, planted};
-use super::{
-    Application, Core, Effects, Executor, ExecutorState, Node, Now, RequeueReason, Session, SessionKey,
-};
+use super::{Core, Effects, Executor, ExecutorState, Node, Now, RequeueReason, SessionKey};
 
 /// Wait after the first failure to bind; doubled with each further one.
 const FIRST_BIND_RETRY: Duration = Duration::from_millis(100);
@@ -78,7 +76,7 @@ impl Core {
         self.executors.insert(id, executor);
         self.counters.executors_started += 1;
         // Now the session may have one more than it has to keep.
-        self.timer(Duration::ZERO);
+        self.watch_idle(key);
     }
 
     /// Tells the node to end an executor. Its resources are free when the node says so.
@@ -149,11 +147,12 @@ impl Core {
             session.bind_failures = 0;
             session.avoids.remove(executor.node.as_str());
             session.waiting_since = None;
-            self.touched.insert(executor.session);
+            let key = executor.session;
+            self.touched.insert(key);
+            self.watch_idle(key);
         }
         // A session of higher right may have come while the process started.
         self.dirty = true;
-        self.timer(Duration::ZERO);
     }
 
     fn bind_failed(&mut self, id: &ExecutorId, code: i32, reason: &str, now: Now, fx: &mut Effects) {
@@ -276,9 +275,8 @@ impl Core {
                     self.touched.insert(executor.session);
                     // Somebody may wait for exactly this executor to become idle.
                     self.dirty |= self.unserved && session.pending.is_empty();
-                    let keep = self.applications.get(executor.application.as_str());
-                    let keep = keep.map_or(Duration::ZERO, Application::delay_release);
-                    self.timers_at = self.timers_at.min(now.mono + keep);
+                    let key = executor.session;
+                    self.watch_idle(key);
                 }
             }
             ExecutorState::Draining => {
@@ -286,69 +284,6 @@ impl Core {
                 self.release(&id, "another session is to have its place", fx);
             }
             ExecutorState::Binding | ExecutorState::Releasing => {}
-        }
-    }
-
-    /// When an executor without work is to be released.
-    pub(super) fn idle_deadline(&self, executor: &Executor) -> Option<Duration> {
-        let ExecutorState::Bound {
-            idle_since: Some(since),
-            ..
-        } = executor.state
-        else {
-            return None;
-        };
-        let session = self.sessions.get(&executor.session)?;
-        if self.is_kept(session) {
-            return None;
-        }
-        let application = self.applications.get(executor.application.as_str())?;
-        Some(since + application.delay_release())
-    }
-
-    /// Ends executors without work on a node that is not heard of: others can do theirs.
-    pub(super) fn release_idle_on(&mut self, name: &NodeName, fx: &mut Effects) {
-        let Some(node) = self.nodes.get(name.as_str()) else {
-            return;
-        };
-        for id in node.executors.clone() {
-            let found = self.executors.get(id.as_str());
-            let idle = |e: &Executor| matches!(e.state, ExecutorState::Bound { .. }) && e.tasks.is_empty();
-            if found.is_some_and(idle) {
-                self.release(&id, "its node was silent", fx);
-            }
-        }
-    }
-
-    /// Whether a session keeps all the executors that are not on their way out.
-    fn is_kept(&self, session: &Session) -> bool {
-        let kept = if session.is_open() {
-            session.row.min_instances as usize
-        } else {
-            0
-        };
-        let own = session.executors.iter().filter_map(|id| self.executors.get(id));
-        let staying = own.filter(|executor| !executor.is_leaving());
-        kept > 0 && staying.take(kept + 1).count() <= kept
-    }
-
-    pub(super) fn release_idle(&mut self, now: Now, fx: &mut Effects) {
-        let due = |executor: &&Executor| self.idle_deadline(executor).is_some_and(|at| at <= now.mono);
-        let mut over: Vec<_> = self
-            .executors
-            .values()
-            .filter(due)
-            .map(|e| (e.session, e.id.clone()))
-            .collect();
-        over.sort_unstable();
-        for (key, id) in over {
-            // Releasing one may make the next one of the session count to its minimum.
-            let Some(session) = self.sessions.get(&key) else {
-                continue;
-            };
-            if !self.is_kept(session) {
-                self.release(&id, "it had no work", fx);
-            }
         }
     }
 }

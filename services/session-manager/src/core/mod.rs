@@ -10,6 +10,7 @@ mod cordon;
 mod counters;
 mod error;
 mod executors;
+mod idle;
 mod model;
 mod nodes;
 mod planted;
@@ -136,9 +137,9 @@ impl Notice {
 /// How bad a [`Notice`] is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoticeLevel {
-    /// A thing done.
     /// A thing done that is not worth a line unless somebody looks closely.
     Debug,
+    /// A thing done.
     Info,
     /// Something went wrong and was mended.
     Warn,
@@ -163,8 +164,8 @@ impl Effects {
     /// A line about something that monitoring may look for.
     fn event(&mut self, event: LifecycleEvent, text: impl Into<String>) -> &mut Notice {
         let level = match event.severity() {
-            Severity::Info => NoticeLevel::Info,
             Severity::Debug => NoticeLevel::Debug,
+            Severity::Info => NoticeLevel::Info,
             Severity::Warning | Severity::Error => NoticeLevel::Warn,
         };
         let notice = self.notice(level, text);
@@ -218,11 +219,13 @@ pub struct Core {
     stall_check_at: Option<Duration>,
     /// When to look whether tasks are over their time.
     deadlines: timeout::Deadlines,
+    /// When to look whether executors have been idle for too long.
+    idle_checks: idle::IdleChecks,
     recent: recent::Recent,
     counters: Counters,
     generation: u32,
     attempts: Attempts,
-    /// Nothing that depends on the time alone (silent nodes, idle executors) is due before that.
+    /// No node has been silent for too long before that.
     timers_at: Duration,
     /// The last pass of the scheduler left a session without executors that it wants.
     unserved: bool,
@@ -254,6 +257,7 @@ impl Core {
             recheck_at: None,
             stall_check_at: None,
             deadlines: timeout::Deadlines::new(),
+            idle_checks: idle::IdleChecks::new(),
             recent: recent::Recent::default(),
             counters: Counters::default(),
             generation: snapshot.generation,
@@ -312,22 +316,22 @@ impl Core {
             self.dispatch(key, now, fx);
         }
         // After the hand-outs: an executor for which a task waits is not idle.
+        self.release_idle(now, fx);
         if timers_are_due {
-            self.release_idle(now, fx);
             self.timers_at = self.next_timer(now);
         }
     }
 
-    /// Whether something changed that the scheduler has to look at.
-    #[must_use]
-    pub fn wants_pass(&self, now: Now) -> bool {
-        self.dirty || self.recheck_is_due(now)
     /// Whether [`Core::settle`] looks at what depends on the time alone, such as who is silent.
     #[must_use]
     pub fn timers_are_due(&self, now: Now) -> bool {
         self.timers_at <= now.mono
     }
 
+    /// Whether something changed that the scheduler has to look at.
+    #[must_use]
+    pub fn wants_pass(&self, now: Now) -> bool {
+        self.dirty || self.recheck_is_due(now)
     }
 
     /// The part of [`Core::settle`] that is the scheduler's: on its own, so that the shell, which has
@@ -347,15 +351,14 @@ impl Core {
             .chain(self.recheck_at)
             .chain(self.stall_check_at)
             .chain(self.time_deadline())
+            .chain(self.idle_deadline())
             .chain(self.retention_deadline(now))
             .min()
     }
 
     fn next_timer(&self, now: Now) -> Duration {
         let nodes = self.nodes.values().filter_map(|node| node.next_deadline(now));
-        let idle = self.executors.values();
-        let idle = idle.filter_map(|executor| self.idle_deadline(executor));
-        nodes.chain(idle).min().unwrap_or(Duration::MAX)
+        nodes.min().unwrap_or(Duration::MAX)
     }
 
     /// Something may be due at `at` on the monotonic clock; zero: it has to be looked up.

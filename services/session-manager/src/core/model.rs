@@ -185,6 +185,8 @@ pub(crate) struct Session {
     pub(crate) executors: BTreeSet<ExecutorId>,
     /// Bound executors without a task, the longest idle last.
     pub(crate) idle: VecDeque<ExecutorId>,
+    /// When its idle executors are looked at, see `idle.rs`.
+    pub(crate) idle_check: Option<Duration>,
     /// Failures to bind in a row.
     pub(crate) bind_failures: u32,
     /// Nodes on which binding failed, and until when they are not tried again.
@@ -245,6 +247,7 @@ impl Session {
             cancelled: 0,
             executors: BTreeSet::new(),
             idle: VecDeque::new(),
+            idle_check: None,
             bind_failures: 0,
             avoids: BTreeMap::new(),
             paused: false,

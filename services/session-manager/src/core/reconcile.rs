@@ -297,6 +297,8 @@ impl Core {
             self.recall(&id, fx);
         }
         self.executor_has_room(id.as_str(), now, fx);
+        // Now the session may have one more than it has to keep.
+        self.watch_idle(key);
         self.ask_for_withdrawn(&id, fx);
         self.watch_time(&id);
     }

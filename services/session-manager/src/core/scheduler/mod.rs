@@ -47,15 +47,15 @@ impl Core {
 
     pub(super) fn schedule(&mut self, now: Now, fx: &mut Effects) {
         let mut pass = self.prepare(now);
-        pass.line_up(&self.config.policies);
+        pass.line_up();
         while let Some(at) = pass.next() {
             if self.serve(&mut pass, at, now, fx) {
-                pass.served(at, &self.config.policies);
+                pass.served(at);
             } else {
                 pass.is_stuck(at);
             }
         }
-        self.recheck_at = pass.recheck;
+        self.recheck_at = pass.recheck();
         self.unserved = false;
         for key in pass.unserved() {
             self.unserved = true;
@@ -95,7 +95,7 @@ impl Core {
     }
 
     fn prepare(&mut self, now: Now) -> Pass {
-        let mut pass = Pass::new(self.config.placement);
+        let mut pass = Pass::new(&self.config);
         let max_executors = self.config.limits.max_executors as usize;
         for node in self.nodes.values().filter(|node| node.takes_work()) {
             pass.total = pass.total.plus(&node.hello.allocatable);

@@ -1,19 +1,20 @@
 //! What one pass of the scheduler works with. What can be looked up by its place in a list is: a
 //! pass over thousands of sessions has no time for copies of what they are.
 
+use std::cell::Cell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flame_core::config::cluster::{Placement, Policy};
+use flame_core::config::cluster::Policy;
 use flame_core::{ApplicationName, ExecutorId, Resources};
 
 use super::policy::{self, Claim, Place};
 use super::quotas::Quotas;
 use super::rooms::{Needs, Rooms};
 use super::{Counted, wanted};
-use crate::core::{Application, Executor, Now, Session, SessionKey};
+use crate::core::{Application, CoreConfig, Executor, Now, Session, SessionKey};
 
 /// An open session.
 #[derive(Debug)]
@@ -62,7 +63,14 @@ pub(super) struct Pass {
     pub(super) kinds: Vec<Kind>,
     pub(super) quotas: Quotas,
     pub(super) rooms: Rooms,
-    pub(super) recheck: Option<Duration>,
+    policies: Vec<Policy>,
+    /// When the next pass is to be if nothing changes before.
+    recheck: Cell<Option<Duration>>,
+    /// The places of those who hold executors that they have no use for.
+    with_idle: Vec<usize>,
+    /// The places of all, those with the least right to what they have first; made when somebody
+    /// has to give way.
+    by_right: BTreeSet<(Reverse<Place>, usize)>,
     demands: Vec<Demand>,
     queue: BinaryHeap<Queued>,
     known_kinds: HashMap<(usize, Arc<Needs>), usize>,
@@ -71,14 +79,17 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    pub(super) fn new(placement: Placement) -> Self {
+    pub(super) fn new(config: &CoreConfig) -> Self {
         Self {
             total: Resources::default(),
             contenders: Vec::new(),
             kinds: Vec::new(),
             quotas: Quotas::default(),
-            rooms: Rooms::new(placement),
-            recheck: None,
+            rooms: Rooms::new(config.placement),
+            policies: config.policies.clone(),
+            recheck: Cell::new(None),
+            with_idle: Vec::new(),
+            by_right: BTreeSet::new(),
             demands: Vec::new(),
             queue: BinaryHeap::new(),
             known_kinds: HashMap::new(),
@@ -100,6 +111,10 @@ impl Pass {
         let row = &session.row;
         let application = self.quotas.place(&row.application, applications);
         self.quotas.at(application).stay(have);
+        let has_idle = session.pending.is_empty() && !session.idle.is_empty();
+        if has_idle {
+            self.with_idle.push(self.contenders.len());
+        }
         self.contenders.push(Contender {
             claim: Claim {
                 key: row.key,
@@ -111,7 +126,7 @@ impl Pass {
             },
             application,
             kept: row.min_instances as usize,
-            has_idle: session.pending.is_empty() && !session.idle.is_empty(),
+            has_idle,
         });
         let most = row.max_instances.map_or(usize::MAX, |max| max as usize);
         // Like the limit of an application, that of a session counts processes, also those that
@@ -163,13 +178,14 @@ impl Pass {
     }
 
     /// Puts all demands into the order of the policies; to be called when everything is known.
-    pub(super) fn line_up(&mut self, policies: &[Policy]) {
-        let (contenders, total) = (&self.contenders, &self.total);
-        let queued = self.demands.iter().enumerate().map(|(at, demand)| {
-            let claim = &contenders[demand.contender].claim;
-            (Reverse(policy::place(policies, claim, total)), at)
-        });
+    pub(super) fn line_up(&mut self) {
+        let demands = self.demands.iter().enumerate();
+        let queued = demands.map(|(at, demand)| (Reverse(self.place(demand.contender)), at));
         self.queue = queued.collect();
+    }
+
+    fn place(&self, contender: usize) -> Place {
+        policy::place(&self.policies, &self.contenders[contender].claim, &self.total)
     }
 
     /// The next demand, unless nobody who is left could get anything.
@@ -188,15 +204,59 @@ impl Pass {
     }
 
     /// The demand got one executor, or the promise of one.
-    pub(super) fn served(&mut self, at: usize, policies: &[Policy]) {
+    pub(super) fn served(&mut self, at: usize) {
         let demand = &mut self.demands[at];
         demand.wants -= 1;
-        let claim = &mut self.contenders[demand.contender].claim;
-        *claim = claim.with_one_more();
-        if demand.wants > 0 {
-            let place = policy::place(policies, claim, &self.total);
-            self.queue.push((Reverse(place), at));
+        let (contender, wants_more) = (demand.contender, demand.wants > 0);
+        self.change(contender, Claim::with_one_more);
+        if wants_more {
+            self.queue.push((Reverse(self.place(contender)), at));
         }
+    }
+
+    /// The session at `place` has to give an executor of that size.
+    pub(super) fn gives(&mut self, place: usize, given: &Resources) {
+        self.change(place, |claim| claim.without(given));
+        self.quotas.at(self.contenders[place].application).leave();
+        self.stuck = 0;
+        for kind in &mut self.kinds {
+            kind.stuck = false;
+        }
+    }
+
+    fn change(&mut self, contender: usize, change: impl FnOnce(Claim) -> Claim) {
+        let is_ranked = !self.by_right.is_empty();
+        if is_ranked {
+            self.by_right.remove(&(Reverse(self.place(contender)), contender));
+        }
+        let claim = &mut self.contenders[contender].claim;
+        *claim = change(*claim);
+        if is_ranked {
+            self.by_right.insert((Reverse(self.place(contender)), contender));
+        }
+    }
+
+    /// Whether `holder` has to give an executor of that size to `taker` although it has work.
+    pub(super) fn gives_way(&self, taker: &Claim, holder: &Claim, given: &Resources) -> bool {
+        policy::gives_way(&self.policies, taker, holder, given, &self.total)
+    }
+
+    /// To be called before [`Pass::by_right`].
+    pub(super) fn rank(&mut self) {
+        if self.by_right.is_empty() {
+            let all = (0..self.contenders.len()).map(|at| (Reverse(self.place(at)), at));
+            self.by_right = all.collect();
+        }
+    }
+
+    /// All sessions, those with the least right to what they have first.
+    pub(super) fn by_right(&self) -> impl Iterator<Item = &Contender> {
+        self.by_right.iter().map(|(_, at)| &self.contenders[*at])
+    }
+
+    /// Sessions that hold executors that they have no use for.
+    pub(super) fn with_idle(&self) -> impl Iterator<Item = &Contender> {
+        self.with_idle.iter().map(|at| &self.contenders[*at])
     }
 
     /// The demand got nothing, and no later one of its kind will.
@@ -204,14 +264,6 @@ impl Pass {
         let kind = &mut self.kinds[self.demands[at].kind];
         kind.stuck = true;
         self.stuck += 1;
-    }
-
-    /// Something has become free.
-    pub(super) fn something_leaves(&mut self) {
-        self.stuck = 0;
-        for kind in &mut self.kinds {
-            kind.stuck = false;
-        }
     }
 
     /// Sessions that want more than they got.
@@ -227,7 +279,12 @@ impl Pass {
             .ok()
     }
 
-    pub(super) fn recheck_at(&mut self, at: Duration) {
-        self.recheck = Some(self.recheck.map_or(at, |known| known.min(at)));
+    pub(super) fn recheck_at(&self, at: Duration) {
+        let earlier = self.recheck.get().map_or(at, |known| known.min(at));
+        self.recheck.set(Some(earlier));
+    }
+
+    pub(super) fn recheck(&self) -> Option<Duration> {
+        self.recheck.get()
     }
 }

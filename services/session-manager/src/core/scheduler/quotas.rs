@@ -69,11 +69,6 @@ impl Quota {
         }
     }
 
-    /// Whether there would be a vacancy if one more left.
-    pub(super) fn is_one_short(&self) -> bool {
-        self.staying + self.promised == self.limit
-    }
-
     /// How many there are.
     pub(super) fn used(&self) -> usize {
         self.staying + self.leaving
@@ -123,6 +118,17 @@ impl Quotas {
 
     pub(super) fn at(&mut self, place: usize) -> &mut Quota {
         &mut self.quotas[place]
+    }
+
+    /// Whether an application could have one more if one of its executors left.
+    pub(super) fn is_one_short(&self, place: usize) -> bool {
+        let Quota {
+            staying,
+            promised,
+            limit,
+            ..
+        } = self.quotas[place];
+        staying + promised == limit
     }
 
     pub(super) fn of(&self, name: &ApplicationName) -> Option<&Quota> {

@@ -1,6 +1,5 @@
 //! Making room: whose executor has to go so that another session can have one.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -8,13 +7,16 @@ use flame_core::ExecutorId;
 
 use super::IDLE_GRACE;
 use super::pass::{Contender, Demand, Pass};
-use super::policy::{self, Claim};
+use super::policy::Claim;
 use super::rooms::Needs;
 use crate::core::model::TURN;
-use crate::core::{Core, Effects, Executor, ExecutorState, Now, Session, SessionKey};
+use crate::core::{Core, Effects, Executor, ExecutorState, Now, SessionKey};
 
 /// What it costs to take executors: how many of them have work, and how many they are.
 type Cost = (usize, usize);
+
+/// Nobody can be cheaper than one executor without work.
+const CHEAPEST: Cost = (0, 1);
 
 /// Where nobody can be taken who has no work, nobody is cheaper than one who has.
 const CHEAPEST_WITH_WORK: Cost = (1, 1);
@@ -35,6 +37,7 @@ impl Core {
         if pass.kinds[demand.kind].hopeless {
             return false;
         }
+        pass.rank();
         let Some(Eviction { place, victims }) = self.cheapest(pass, demand, None, now) else {
             pass.kinds[demand.kind].hopeless = true;
             return false;
@@ -58,6 +61,7 @@ impl Core {
         if pass.kinds[demand.kind].hopeless {
             return false;
         }
+        pass.rank();
         let Some(victims) = self.victims_of_limit(pass, demand, now) else {
             pass.kinds[demand.kind].hopeless = true;
             return false;
@@ -72,9 +76,9 @@ impl Core {
 
     /// Executors that have to go so that there is room for one of `demand` and its application may
     /// have it: none that would go in vain.
-    fn victims_of_limit(&self, pass: &mut Pass, demand: Demand, now: Now) -> Option<Vec<ExecutorId>> {
+    fn victims_of_limit(&self, pass: &Pass, demand: Demand, now: Now) -> Option<Vec<ExecutorId>> {
         let application = pass.kinds[demand.kind].application;
-        if !pass.quotas.at(application).is_one_short() {
+        if !pass.quotas.is_one_short(application) {
             return None;
         }
         if pass.rooms.have_room(&pass.kinds[demand.kind].needs) {
@@ -106,9 +110,7 @@ impl Core {
             let idle = executor.tasks.is_empty();
             pass.rooms.leaves(&executor.node, &executor.resources);
             if let Some(at) = pass.contender(executor.session) {
-                let holder = &mut pass.contenders[at];
-                holder.claim = holder.claim.without(&executor.resources);
-                pass.quotas.at(holder.application).leave();
+                pass.gives(at, &executor.resources);
             }
             if idle {
                 self.release(id, "another session is to have its place", fx);
@@ -117,38 +119,29 @@ impl Core {
                 self.recall(id, fx);
             }
         }
-        pass.something_leaves();
     }
 
     /// The executors on one node that cost least; only those of one application, if it is named.
     fn cheapest(
         &self,
-        pass: &mut Pass,
+        pass: &Pass,
         demand: Demand,
         application: Option<usize>,
         now: Now,
     ) -> Option<Eviction> {
-        let givers = self.givers(pass, demand, application, now);
         let mut seen = BTreeSet::new();
         let mut best: Option<(Cost, Eviction)> = None;
-        // First the nodes where somebody has no work: only there it costs nothing.
-        let idle = givers.iter().flat_map(|session| session.idle.iter().rev());
-        let any = givers.iter().flat_map(|session| &session.executors);
-        let without_work = idle.map(|id| (true, id));
         let mut looks = 0;
-        for (has_no_work, id) in without_work.chain(any.map(|id| (false, id))) {
+        // Where somebody has no work it costs nothing, and those nodes come first.
+        for (has_no_work, executor) in self.givers(pass, demand, application, now) {
             let found = best.as_ref().map(|(cost, _)| *cost);
-            let enough = match found {
-                Some((0, count)) => count == 1 || !has_no_work,
-                Some(cost) => cost == CHEAPEST_WITH_WORK && !has_no_work,
-                None => false,
-            };
+            let enough = found.is_some_and(|(busy, count)| {
+                (busy, count) == CHEAPEST
+                    || !has_no_work && (busy == 0 || (busy, count) == CHEAPEST_WITH_WORK)
+            });
             if enough || looks > FURTHER_LOOKS {
                 break;
             }
-            let Some(executor) = self.executors.get(id.as_str()) else {
-                continue;
-            };
             let Some(place) = pass
                 .rooms
                 .place(&executor.node)
@@ -171,37 +164,39 @@ impl Core {
     /// there is one.
     fn least_entitled(
         &self,
-        pass: &mut Pass,
+        pass: &Pass,
         demand: Demand,
         application: usize,
         now: Now,
     ) -> Option<ExecutorId> {
         let taker = pass.contenders[demand.contender].claim;
-        let givers = self.givers(pass, demand, Some(application), now);
-        let idle = givers.iter().flat_map(|session| session.idle.iter().rev());
-        // Of a session's executors the newest has done least to stay.
-        let any = givers.iter().flat_map(|session| session.executors.iter().rev());
-        let mut all = idle.chain(any).filter_map(|id| self.executors.get(id));
-        let given = all.find(|executor| {
+        let mut givers = self.givers(pass, demand, Some(application), now);
+        let given = givers.find(|(_, executor)| {
             let holder = pass
                 .contender(executor.session)
                 .map(|at| pass.contenders[at].claim);
             holder.is_some_and(|holder| self.has_to_give(pass, &taker, executor, &holder, now))
         });
-        given.map(|executor| executor.id.clone())
+        given.map(|(_, executor)| executor.id.clone())
     }
 
-    /// Sessions of which some may have to give something to `demand`, those with the least right to
-    /// what they have first. It is a look at the sessions, of which there are fewer than executors.
-    fn givers(&self, pass: &mut Pass, demand: Demand, application: Option<usize>, now: Now) -> Vec<&Session> {
+    /// Executors of sessions of which some may have to give something to `demand`: first those
+    /// without work, then all, those of sessions with the least right to what they have first. It
+    /// is a look at the sessions, of which there are fewer than executors.
+    fn givers<'a>(
+        &'a self,
+        pass: &'a Pass,
+        demand: Demand,
+        application: Option<usize>,
+        now: Now,
+    ) -> impl Iterator<Item = (bool, &'a Executor)> {
         let taker = pass.contenders[demand.contender].claim;
         let turn = taker.waiting_since.map(|since| since + TURN);
         if let Some(at) = turn.filter(|at| *at > now.mono) {
             pass.recheck_at(at);
         }
         let starved = turn.is_some_and(|at| at <= now.mono);
-        let policies = &self.config.policies;
-        let may_give = |holder: &&Contender| {
+        let may_give = move |holder: &&Contender| {
             let Contender { claim, kept, .. } = holder;
             claim.instances > 0
                 && claim.key != taker.key
@@ -209,26 +204,22 @@ impl Core {
                 && (claim.instances > *kept || taker.priority > claim.priority)
                 && (holder.has_idle
                     || (starved && taker.priority >= claim.priority)
-                    || policy::gives_way(policies, &taker, claim, &claim.unit, &pass.total))
+                    || pass.gives_way(&taker, claim, &claim.unit))
         };
-        let mut givers: Vec<_> = pass
-            .contenders
-            .iter()
-            .filter(may_give)
-            .map(|holder| {
-                let place = policy::place(policies, &holder.claim, &pass.total);
-                (Reverse(place), holder.claim.key)
-            })
-            .collect();
-        givers.sort_unstable();
-        let sessions = givers.iter().filter_map(|(_, key)| self.sessions.get(key));
-        sessions.collect()
+        let session = |holder: &Contender| self.sessions.get(&holder.claim.key);
+        let with_idle = pass.with_idle().filter(may_give).filter_map(session);
+        let idle = with_idle.flat_map(|session| session.idle.iter().rev().map(|id| (true, id)));
+        let by_right = pass.by_right().filter(may_give).filter_map(session);
+        // Of a session's executors the newest has done least to stay.
+        let all = by_right.flat_map(|session| session.executors.iter().rev().map(|id| (false, id)));
+        idle.chain(all)
+            .filter_map(|(idle, id)| Some((idle, self.executors.get(id)?)))
     }
 
     /// Executors on the node at `place` that give way to `demand`, as few as are needed.
     fn victims(
         &self,
-        pass: &mut Pass,
+        pass: &Pass,
         demand: Demand,
         place: usize,
         application: Option<usize>,
@@ -290,14 +281,7 @@ impl Core {
     }
 
     /// Whether `executor` of the session with claim `holder` has to give way to `taker`.
-    fn has_to_give(
-        &self,
-        pass: &mut Pass,
-        taker: &Claim,
-        executor: &Executor,
-        holder: &Claim,
-        now: Now,
-    ) -> bool {
+    fn has_to_give(&self, pass: &Pass, taker: &Claim, executor: &Executor, holder: &Claim, now: Now) -> bool {
         let ExecutorState::Bound { since, idle_since } = executor.state else {
             return false;
         };
@@ -311,13 +295,7 @@ impl Core {
         if holder.instances <= kept && taker.priority <= holder.priority {
             return false;
         }
-        if policy::gives_way(
-            &self.config.policies,
-            taker,
-            holder,
-            &executor.resources,
-            &pass.total,
-        ) {
+        if pass.gives_way(taker, holder, &executor.resources) {
             return true;
         }
         if let Some(idle_since) = idle_since.filter(|_| session.pending.is_empty()) {

@@ -364,3 +364,274 @@ fn where_binding_failed_another_node_is_tried_first() {
     bed.wait(Duration::from_millis(100));
     assert_eq!(only(&bed).1, "n1", "its time is over first");
 }
+
+/// An application that may have `max` executors, whatever room there is.
+fn limited(bed: &mut Bed, name: &str, max: u32) {
+    let spec = ApplicationSpec {
+        max_instances: Some(max),
+        ..ApplicationSpec::default()
+    };
+    bed.application(name, spec);
+}
+
+fn urgent(application: &str) -> SessionSpec {
+    SessionSpec {
+        priority: 5,
+        ..spec(application)
+    }
+}
+
+fn on(application: &str, label: (&str, &str)) -> SessionSpec {
+    SessionSpec {
+        node_selector: [(label.0.to_owned(), label.1.to_owned())].into(),
+        ..spec(application)
+    }
+}
+
+/// A session that came second waited until the first one was done, although it had nothing to do.
+#[test]
+fn at_the_limit_of_an_application_an_idle_executor_gives_way_at_once() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 10);
+    limited(&mut bed, "two", 2);
+    bed.session("a", spec("two"));
+    bed.tasks("a", 2);
+    bed.bind_all(link);
+    bed.finish_handed(link);
+    bed.session("b", spec("two"));
+    bed.tasks("b", 1);
+    bed.wait(Duration::from_millis(20));
+    assert_eq!(bed.releasing.len(), 1, "one is enough");
+    assert_eq!(bed.started.len(), 2, "its process still exists");
+    bed.release_all(link);
+    assert_eq!(bed.sessions_of_executors(), counts([("a", 1), ("b", 1)]));
+}
+
+#[test]
+fn at_the_limit_of_an_application_its_sessions_share_as_they_share_nodes() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 10);
+    limited(&mut bed, "four", 4);
+    bed.session("first", spec("four"));
+    bed.tasks("first", 100);
+    bed.bind_all(link);
+    bed.session("second", spec("four"));
+    bed.tasks("second", 100);
+    bed.session("other", spec("app"));
+    bed.tasks("other", 3);
+    bed.bind_all(link);
+    assert!(bed.releasing.is_empty(), "a running task is not interrupted");
+    let shared = counts([("first", 4), ("other", 3)]);
+    assert_eq!(
+        bed.sessions_of_executors(),
+        shared,
+        "the others are not concerned"
+    );
+    bed.finish_handed(link);
+    bed.release_all(link);
+    bed.bind_all(link);
+    let only_of_the_application = |mut found: BTreeMap<String, usize>| {
+        found.remove("other");
+        found
+    };
+    let half = counts([("first", 2), ("second", 2)]);
+    assert_eq!(only_of_the_application(bed.sessions_of_executors()), half);
+    for _ in 0..10 {
+        assert_eq!(bed.finish_handed(link), half);
+        assert!(bed.releasing.is_empty(), "and so it stays");
+    }
+}
+
+#[test]
+fn at_the_limit_of_an_application_the_higher_priority_gets_everything_between_tasks() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 10);
+    limited(&mut bed, "three", 3);
+    bed.session("low", spec("three"));
+    bed.tasks("low", 100);
+    bed.bind_all(link);
+    bed.session("high", urgent("three"));
+    bed.tasks("high", 100);
+    bed.finish_handed(link);
+    assert_eq!(bed.releasing.len(), 3);
+    assert_eq!(bed.started.len(), 3, "not one more than the limit");
+    bed.release_all(link);
+    bed.bind_all(link);
+    assert_eq!(bed.sessions_of_executors(), counts([("high", 3)]));
+}
+
+#[test]
+fn at_the_limit_of_an_application_everybody_gets_a_turn() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 10);
+    limited(&mut bed, "one", 1);
+    let mut served: BTreeMap<String, usize> = BTreeMap::new();
+    for id in ["a", "b", "c"] {
+        bed.session(id, spec("one"));
+        bed.tasks(id, 1000);
+    }
+    for quarter in 0..60 {
+        bed.bind_all(link);
+        for (id, count) in bed.finish_handed(link) {
+            *served.entry(id).or_default() += count;
+        }
+        bed.wait(Duration::from_millis(250));
+        bed.release_all(link);
+        assert!(bed.started.len() <= 1, "at no time two processes");
+        if quarter % 10 == 0 {
+            bed.say(link, from_agent::Message::Heartbeat(node::Heartbeat::default()));
+        }
+    }
+    assert!(
+        served.len() == 3 && served.values().all(|count| *count > 10),
+        "{served:?}"
+    );
+}
+
+/// Nobody gives up a place of the application to one who has no room to use it.
+#[test]
+fn at_the_limit_of_an_application_no_place_is_given_up_in_vain() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 10);
+    limited(&mut bed, "one", 1);
+    bed.session("a", spec("one"));
+    bed.tasks("a", 1000);
+    bed.bind_all(link);
+    let nowhere = SessionSpec {
+        priority: 5,
+        ..on("one", ("zone", "b"))
+    };
+    bed.session("b", nowhere);
+    bed.tasks("b", 1);
+    for _ in 0..20 {
+        assert_eq!(bed.finish_handed(link), counts([("a", 1)]));
+        bed.wait(Duration::from_millis(250));
+        assert!(bed.releasing.is_empty());
+        bed.say(link, from_agent::Message::Heartbeat(node::Heartbeat::default()));
+    }
+}
+
+/// The room is held by another application, and the place by a session of its own.
+#[test]
+fn at_the_limit_of_an_application_room_and_place_may_come_from_different_sessions() {
+    let mut bed = Bed::new();
+    let own = labelled(&mut bed, "own", 1, &["zone=a"]);
+    let others = labelled(&mut bed, "others", 1, &["zone=b"]);
+    limited(&mut bed, "one", 1);
+    bed.session("sibling", on("one", ("zone", "a")));
+    bed.session("stranger", on("app", ("zone", "b")));
+    bed.tasks("sibling", 100);
+    bed.tasks("stranger", 100);
+    let links = [("sibling", own), ("stranger", others)];
+    let bind = |bed: &mut Bed| {
+        for (id, start) in bed.started.clone() {
+            let link = links.iter().find(|(session, _)| *session == start.session_id);
+            bed.update(
+                link.map_or(others, |(_, link)| *link),
+                &id,
+                ExecutorPhase::Bound,
+                "",
+            );
+        }
+    };
+    bind(&mut bed);
+    assert_eq!(
+        bed.sessions_of_executors(),
+        counts([("sibling", 1), ("stranger", 1)])
+    );
+    let taker = SessionSpec {
+        priority: 5,
+        ..on("one", ("zone", "b"))
+    };
+    bed.session("taker", taker);
+    bed.tasks("taker", 1);
+    for (executor, task) in std::mem::take(&mut bed.handed) {
+        let session = bed.started[&executor].session_id.clone();
+        let link = links
+            .iter()
+            .find(|(name, _)| *name == session)
+            .expect("one of two")
+            .1;
+        bed.results(link, vec![Bed::done(&executor, &task, 0)]);
+    }
+    assert_eq!(bed.releasing.len(), 2);
+    for id in bed.releasing.clone() {
+        assert!(
+            !bed.sessions_of_executors().contains_key("taker"),
+            "it needs both to be gone"
+        );
+        let session = bed.started[&id].session_id.clone();
+        let link = links
+            .iter()
+            .find(|(name, _)| *name == session)
+            .expect("one of two")
+            .1;
+        bed.update(link, &id, ExecutorPhase::Released, "");
+    }
+    assert_eq!(bed.sessions_of_executors(), counts([("taker", 1)]));
+}
+
+/// The limit of a session counts processes: one that gives way still runs its task.
+#[test]
+fn a_session_at_its_limit_is_moved_only_when_its_process_is_gone() {
+    let mut bed = Bed::new();
+    let narrow = labelled(&mut bed, "narrow", 1, &["zone=a"]);
+    let single = SessionSpec {
+        max_instances: Some(1),
+        ..spec("app")
+    };
+    bed.session("s", single);
+    bed.tasks("s", 100);
+    bed.bind_all(narrow);
+    let taker = SessionSpec {
+        priority: 5,
+        ..on("app", ("zone", "a"))
+    };
+    bed.session("taker", taker);
+    bed.tasks("taker", 1);
+    let wide = labelled(&mut bed, "wide", 4, &[]);
+    assert_eq!(bed.started.len(), 1, "there is room, but its process is not gone");
+    bed.finish_handed(narrow);
+    assert_eq!(bed.started.len(), 1);
+    bed.release_all(narrow);
+    assert_eq!(bed.sessions_of_executors(), counts([("s", 1), ("taker", 1)]));
+    let nodes = nodes_of_executors(&bed);
+    assert_eq!(nodes, counts([("narrow", 1), ("wide", 1)]));
+    bed.bind_all(wide);
+}
+
+/// A large executor waits for the room of several small ones. Each of them that went made room
+/// for another small one, so that it waited for ever.
+#[test]
+fn small_executors_do_not_take_the_room_that_a_large_one_waits_for() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 4);
+    bed.session("small", spec("app"));
+    bed.tasks("small", 100);
+    bed.bind_all(link);
+    let resreq = Resources {
+        cpu: 3,
+        memory: 1,
+        gpu: 0,
+    };
+    let large = SessionSpec {
+        resreq: Some(resreq.into()),
+        ..urgent("app")
+    };
+    bed.session("large", large);
+    bed.tasks("large", 1);
+    let first = bed.handed.len();
+    assert_eq!(first, 4);
+    for round in 0..8 {
+        // One task ends after the other, and each process is gone before the next.
+        if bed.sessions_of_executors().contains_key("large") {
+            assert!(round <= 4, "all that ran had to end, and nothing else");
+            return;
+        }
+        let (executor, task) = bed.handed.remove(0);
+        bed.results(link, vec![Bed::done(&executor, &task, 0)]);
+        bed.release_all(link);
+        bed.bind_all(link);
+    }
+    panic!("it never runs: {:?}", bed.sessions_of_executors());
+}
