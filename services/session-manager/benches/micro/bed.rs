@@ -1,6 +1,7 @@
 //! Plays the clients and the agents around a core.
 
-use std::time::Duration;
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use flame_core::config::cluster::{Limits, Placement, Policy, Retention};
 use flame_core::state::Shim;
@@ -8,15 +9,17 @@ use flame_core::{ApplicationName, NodeName, Resources, SessionId};
 use flame_rpc::node::{
     ExecutorPhase, ExecutorUpdate, ResultBatch, TaskDone, TaskItem, from_agent, to_agent::Message,
 };
-use flame_rpc::v1::{ApplicationSpec, SessionSpec};
+use flame_rpc::v1::{ApplicationSpec, ExecutorState, SessionSpec};
 use flame_session_manager::core::{Core, CoreConfig, Effects, LinkId, NodeHello, Now};
 use flame_session_manager::store::{Record, Snapshot};
 
 /// CPUs of a node, and so its executors.
 pub(crate) const NODE_CPUS: u64 = 10;
 
-/// Time in a task, in microseconds: so short that tasks are handed out in advance.
-const TASK_US: u64 = 20;
+/// Microseconds in a task: so short that tasks are handed out in advance.
+const SHORT_TASK: u64 = 20;
+/// So long that they are not.
+const LONG_TASK: u64 = 10_000_000;
 
 /// A core with its surroundings.
 pub(crate) struct Bed {
@@ -24,6 +27,12 @@ pub(crate) struct Bed {
     now: Now,
     /// Tasks in the agents' hands.
     handed: Vec<(LinkId, String, TaskItem)>,
+    /// Executors that agents were told to end and have not.
+    releasing: Vec<(LinkId, String)>,
+    /// Executors that serve, in the order in which they came.
+    bound: VecDeque<(LinkId, String)>,
+    /// Microseconds in a task.
+    task_us: u64,
     records: Vec<Record>,
     results: u64,
 }
@@ -56,6 +65,9 @@ impl Bed {
                 mono: Duration::from_secs(100),
             },
             handed: Vec::new(),
+            releasing: Vec::new(),
+            bound: VecDeque::new(),
+            task_us: SHORT_TASK,
             records: Vec::new(),
             results: 0,
         };
@@ -63,6 +75,14 @@ impl Bed {
         bed.apply(|core, now, fx| core.register_application(&name, ApplicationSpec::default(), now, fx))
             .expect("registered");
         bed
+    }
+
+    /// One whose tasks take long.
+    pub(crate) fn of_long_tasks() -> Self {
+        Self {
+            task_us: LONG_TASK,
+            ..Self::new()
+        }
     }
 
     /// Applies a command without the scheduler.
@@ -75,9 +95,17 @@ impl Bed {
 
     /// Does what became possible, as the engine does after each batch of commands.
     pub(crate) fn settle(&mut self) {
+        self.timed_settle();
+    }
+
+    /// The same; says how long the core took, without what is played around it.
+    pub(crate) fn timed_settle(&mut self) -> Duration {
         let mut fx = Effects::default();
+        let began = Instant::now();
         self.core.settle(self.now, &mut fx);
+        let time = began.elapsed();
         self.take(fx);
+        time
     }
 
     /// Opens session `s<number>`.
@@ -159,7 +187,7 @@ impl Bed {
                 executor_id: executor,
                 task_id: task.task_id,
                 attempt: task.attempt,
-                duration_us: TASK_US,
+                duration_us: self.task_us,
                 ..TaskDone::default()
             };
             match batches.last_mut().filter(|(last, _)| *last == link) {
@@ -173,9 +201,46 @@ impl Bed {
             let message = from_agent::Message::Results(ResultBatch { sequence, results });
             self.apply(|core, now, fx| core.node_message(link, message, now, fx));
         }
-        self.now.mono += Duration::from_micros(TASK_US);
+        self.now.mono += Duration::from_micros(SHORT_TASK);
         self.settle();
         count
+    }
+
+    /// The process of the executor that serves longest is gone.
+    pub(crate) fn lose_executor(&mut self) {
+        let (link, executor) = self.bound.pop_front().expect("there is one");
+        self.handed.retain(|(_, holder, _)| *holder != executor);
+        self.gone(link, executor);
+    }
+
+    /// Executors that gave way end their tasks and go, and what they did is replaced by new tasks.
+    pub(crate) fn let_go(&mut self) {
+        let mut draining = HashMap::new();
+        for executor in self.core.list_executors().executors {
+            let status = executor.status.expect("always set");
+            if status.state() == ExecutorState::ExecutorUnbinding {
+                let id = executor.metadata.expect("always set").id;
+                draining.insert(id, status.session_id.expect("it serves one"));
+            }
+        }
+        let all = std::mem::take(&mut self.handed).into_iter();
+        let (ending, others) = all.partition(|(_, executor, _)| draining.contains_key(executor));
+        self.handed = ending;
+        self.finish_handed();
+        self.handed.extend(others);
+        for session in draining.values() {
+            self.tasks(session, 1);
+        }
+        for (link, executor) in std::mem::take(&mut self.releasing) {
+            self.bound.retain(|(_, id)| *id != executor);
+            self.gone(link, executor);
+        }
+        self.settle(); // starts
+        self.settle(); // hands out
+    }
+
+    fn gone(&mut self, link: LinkId, executor_id: String) {
+        self.update(link, executor_id, ExecutorPhase::Released);
     }
 
     /// What there is to store since the last time.
@@ -187,7 +252,11 @@ impl Bed {
         self.records.extend(fx.records);
         for (link, order) in fx.orders {
             match order.message {
-                Some(Message::Start(start)) => self.bound(link, start.executor_id),
+                Some(Message::Start(start)) => {
+                    self.bound.push_back((link, start.executor_id.clone()));
+                    self.update(link, start.executor_id, ExecutorPhase::Bound);
+                }
+                Some(Message::Release(release)) => self.releasing.push((link, release.executor_id)),
                 Some(Message::Tasks(batch)) => {
                     let executor = batch.executor_id;
                     let tasks = batch.tasks.into_iter();
@@ -199,10 +268,10 @@ impl Bed {
         }
     }
 
-    fn bound(&mut self, link: LinkId, executor_id: String) {
+    fn update(&mut self, link: LinkId, executor_id: String, phase: ExecutorPhase) {
         let update = ExecutorUpdate {
             executor_id,
-            phase: ExecutorPhase::Bound.into(),
+            phase: phase.into(),
             ..ExecutorUpdate::default()
         };
         let message = from_agent::Message::Executor(update);
