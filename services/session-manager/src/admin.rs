@@ -3,7 +3,6 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use flame_rpc::v1::admin_server::Admin;
@@ -15,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::store::{Backup, StoreError, Upkeep};
+use crate::wall::unix_millis;
 
 /// Bytes of one message: every client takes as much.
 const PART_SIZE: usize = 256 << 10;
@@ -96,10 +96,9 @@ fn refusal(error: StoreError) -> Status {
 /// Sends the copy. Blocks while the client is slow.
 fn send(mut backup: Backup, sender: &mpsc::Sender<Result<BackupPart, Status>>) -> std::io::Result<()> {
     let part = |part| sender.blocking_send(Ok(BackupPart { part: Some(part) }));
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let header = BackupHeader {
         size: backup.size,
-        time: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        time: unix_millis(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         format: backup.format,
     };

@@ -3,15 +3,14 @@
 
 use std::sync::Arc;
 
-use flame_core::TaskId;
 use flame_rpc::v1;
 use flame_rpc::v1::control_server::Control;
 use tonic::{Request, Response, Status};
 
 use crate::core::{Cancel, ended_otherwise};
 use crate::engine::Engine;
-use crate::frontend::read_stored;
 use crate::store::TaskReader;
+use crate::stored;
 
 /// Longest reason, in bytes: it is stored with each task that it ends.
 const MAX_REASON: usize = 1024;
@@ -28,11 +27,6 @@ impl ControlService {
     pub fn new(engine: Engine, reader: Arc<dyn TaskReader>) -> Self {
         Self { engine, reader }
     }
-}
-
-fn task_id(text: &str) -> Result<TaskId, Status> {
-    text.parse()
-        .map_err(|_| Status::invalid_argument(format!("task id {text:?} is not a number")))
 }
 
 /// A reason that says something and is not too long.
@@ -64,7 +58,7 @@ impl Control for ControlService {
         request: Request<v1::CancelTaskRequest>,
     ) -> Result<Response<v1::CancelTaskResponse>, Status> {
         let request = request.into_inner();
-        let id = task_id(&request.task_id)?;
+        let id = stored::task_id(&request.task_id)?;
         let reason = checked(request.reason)?;
         let session = request.session_id.clone();
         let cancelled = self
@@ -72,13 +66,8 @@ impl Control for ControlService {
             .write(move |core, now, fx| core.cancel_task(&session, id, reason, now, fx))
             .await?;
         if let Cancel::InStore(key) = cancelled {
-            let stored = read_stored(Arc::clone(&self.reader), move |reader| reader.task(key, id)).await?;
             let session = &request.session_id;
-            let Some(row) = stored else {
-                return Err(Status::not_found(format!(
-                    "task {id} of session {session} not found"
-                )));
-            };
+            let row = stored::ended_task(Arc::clone(&self.reader), session, key, id).await?;
             ended_otherwise(session, &row)?;
         }
         let changed = cancelled == Cancel::Changed;

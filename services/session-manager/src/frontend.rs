@@ -10,9 +10,10 @@ use flame_rpc::v1::frontend_server::Frontend;
 use futures::{Stream, StreamExt, stream};
 use tonic::{Request, Response, Status};
 
-use crate::core::{CoreError, Found, LiveTasks, SessionKey, TaskRow};
+use crate::core::{Core, CoreError, Found, LiveTasks, SessionKey, TaskRow};
 use crate::engine::Engine;
 use crate::store::{StoreError, TaskReader};
+use crate::stored;
 
 /// Ended tasks that are read from the store at a time.
 const PAGE: usize = 500;
@@ -37,18 +38,7 @@ impl FrontendService {
         &self,
         query: impl FnOnce(&dyn TaskReader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Status> {
-        read_stored(Arc::clone(&self.reader), query).await
-    }
-}
-
-pub(crate) async fn read_stored<T: Send + 'static>(
-    reader: Arc<dyn TaskReader>,
-    query: impl FnOnce(&dyn TaskReader) -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(move || query(reader.as_ref())).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(error)) => Err(Status::internal(format!("the session manager {error}"))),
-        Err(_) => Err(Status::unavailable("the session manager is stopping")),
+        stored::read(Arc::clone(&self.reader), query).await
     }
 }
 
@@ -56,15 +46,7 @@ pub(crate) async fn read_stored<T: Send + 'static>(
 /// directory, whose errors are statuses by the wire contract.
 pub(crate) fn check_specification(spec: &v1::ApplicationSpec) -> Result<(), Box<Status>> {
     let invalid = |text: String| Err(Box::new(Status::invalid_argument(text)));
-    if let Some(directory) = spec
-        .working_directory
-        .as_ref()
-        .filter(|d| !d.is_empty() && !d.starts_with('/'))
-    {
-        return invalid(format!(
-            "working_directory must be an absolute path, not {directory:?}"
-        ));
-    }
+    Core::check_working_directory(spec).map_err(|error| Box::new(error.into()))?;
     let Some(schema) = &spec.schema else { return Ok(()) };
     for (name, text) in [
         ("input", &schema.input),
@@ -90,11 +72,6 @@ fn required<T>(value: Option<T>, name: &str) -> Result<T, Status> {
 
 fn session_id(text: &str) -> Result<SessionId, Status> {
     SessionId::new(text).map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
-fn task_id(text: &str) -> Result<TaskId, Status> {
-    text.parse()
-        .map_err(|_| Status::invalid_argument(format!("task id {text:?} is not a number")))
 }
 
 /// Errors of the registry travel inside the answer.
@@ -178,7 +155,7 @@ fn all_tasks(reader: Arc<dyn TaskReader>, session: String, live: LiveTasks) -> T
             return None;
         }
         let (key, after) = (state.key, state.after);
-        let page = match read_stored(Arc::clone(&state.reader), move |reader| {
+        let page = match stored::read(Arc::clone(&state.reader), move |reader| {
             reader.tasks(key, after, PAGE)
         })
         .await
@@ -386,7 +363,7 @@ impl Frontend for FrontendService {
 
     async fn get_task(&self, request: Request<v1::GetTaskRequest>) -> Result<Response<v1::Task>, Status> {
         let request = request.into_inner();
-        let id = task_id(&request.task_id)?;
+        let id = stored::task_id(&request.task_id)?;
         let session = request.session_id.clone();
         let found = self
             .engine
@@ -395,9 +372,7 @@ impl Frontend for FrontendService {
         let row = match found {
             Found::AtHand(row) => row,
             Found::InStore(key) => {
-                let stored = self.stored(move |reader| reader.task(key, id)).await?;
-                let missing = || Status::not_found(format!("task {id} of session {session} not found"));
-                Arc::new(stored.ok_or_else(missing)?)
+                Arc::new(stored::ended_task(Arc::clone(&self.reader), &session, key, id).await?)
             }
         };
         Ok(Response::new(task_view(&session, &row, true)))
@@ -410,7 +385,7 @@ impl Frontend for FrontendService {
         request: Request<v1::WatchTaskRequest>,
     ) -> Result<Response<Self::WatchTaskStream>, Status> {
         let request = request.into_inner();
-        let id = task_id(&request.task_id)?;
+        let id = stored::task_id(&request.task_id)?;
         let session = request.session_id;
         let (engine, name) = (self.engine.clone(), session.clone());
         // The watch starts in the core's own thread, so that no news is missed.

@@ -15,4 +15,6 @@ mod notices;
 mod retention;
 pub mod server;
 pub mod store;
+mod stored;
+mod wall;
 mod watch;

@@ -11,8 +11,8 @@ use tonic::{Request, Response, Status};
 
 use crate::core::{CoreError, SessionProgress, TaskRow};
 use crate::engine::Engine;
-use crate::frontend::read_stored;
 use crate::store::TaskReader;
+use crate::stored;
 use crate::watch::SessionWatch;
 
 /// Most ends in one message, and about the most bytes of output: large enough that the overhead
@@ -145,7 +145,7 @@ impl Ends {
     async fn catch_up(&mut self, progress: &SessionProgress) -> Result<(), Gone> {
         while self.sent < progress.ended {
             let (key, after) = (progress.key, self.sent);
-            let page = read_stored(Arc::clone(&self.reader), move |reader| {
+            let page = stored::read(Arc::clone(&self.reader), move |reader| {
                 reader.ends(key, after, MAX_ENDS)
             })
             .await;

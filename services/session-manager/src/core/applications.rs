@@ -139,6 +139,18 @@ impl Core {
         Ok(())
     }
 
+    /// A working directory is absolute, or left out. On its own because the wire contract wants this
+    /// error as a status, and the others in the answer.
+    pub(crate) fn check_working_directory(spec: &v1::ApplicationSpec) -> Result<(), CoreError> {
+        match spec.working_directory.as_deref() {
+            None | Some("") => Ok(()),
+            Some(directory) if directory.starts_with('/') => Ok(()),
+            Some(directory) => Err(CoreError::Invalid(format!(
+                "working_directory must be an absolute path, not {directory:?}"
+            ))),
+        }
+    }
+
     pub(super) fn application(&self, name: &ApplicationName) -> Result<&Application, CoreError> {
         self.applications
             .get(name.as_str())
@@ -169,15 +181,7 @@ impl Core {
 /// The specification with defaults filled in.
 fn normalised(mut spec: v1::ApplicationSpec) -> Result<v1::ApplicationSpec, CoreError> {
     spec.working_directory = spec.working_directory.filter(|directory| !directory.is_empty());
-    if let Some(directory) = spec
-        .working_directory
-        .as_ref()
-        .filter(|directory| !directory.starts_with('/'))
-    {
-        return Err(CoreError::Invalid(format!(
-            "working_directory must be an absolute path, not {directory:?}"
-        )));
-    }
+    Core::check_working_directory(&spec)?;
     if v1::Shim::try_from(spec.shim).is_err() {
         return Err(CoreError::Invalid(format!(
             "there is no shim number {}",

@@ -7,7 +7,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
@@ -22,6 +22,7 @@ use crate::core::{Core, CoreError, Effects, Now, Summary};
 use crate::metrics::Metrics;
 use crate::notices;
 use crate::store::{Record, StoreError};
+use crate::wall::unix_millis;
 use crate::watch::Watchers;
 
 /// Commands that are applied before anything else is looked at: a few milliseconds' worth.
@@ -151,13 +152,12 @@ impl Run {
     }
 
     fn now(&mut self) -> Now {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (mono, stall) = self.looks.look();
         if let Some(stall) = stall {
             notices::stalled(stall);
         }
         Now {
-            wall: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+            wall: unix_millis(),
             mono,
         }
     }

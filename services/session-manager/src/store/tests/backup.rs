@@ -31,6 +31,16 @@ impl Place {
     }
 
     /// Backs up `store` to the file `name`.
+    /// A store with a session.
+    fn begun(&self) -> Box<dyn Store> {
+        let mut store = self.open();
+        store.load().expect("loads");
+        store
+            .commit(&[Record::SessionCreated(session(1))])
+            .expect("stores");
+        store
+    }
+
     fn backup(&self, store: &dyn Store, name: &str) -> PathBuf {
         let mut backup = store.upkeep().expect("opens").backup().expect("copied");
         let mut bytes = Vec::new();
@@ -72,11 +82,7 @@ fn with_tasks(store: &mut dyn Store, ids: impl IntoIterator<Item = TaskId>) {
 #[test]
 fn a_backup_is_the_state_of_one_moment_although_work_goes_on() {
     let place = Place::new();
-    let mut store = place.open();
-    store.load().expect("loads");
-    store
-        .commit(&[Record::SessionCreated(session(1))])
-        .expect("stores");
+    let mut store = place.begun();
     // So large that the copy takes several steps.
     with_tasks(store.as_mut(), 1..=60_000);
     let upkeep = store.upkeep().expect("opens");
@@ -120,11 +126,7 @@ const MIGRATION_COUNT: i64 = crate::store::sqlite::MIGRATIONS.len() as i64;
 #[test]
 fn a_restored_state_is_that_of_the_backup_and_the_former_one_is_kept() {
     let place = Place::new();
-    let mut store = place.open();
-    store.load().expect("loads");
-    store
-        .commit(&[Record::SessionCreated(session(1))])
-        .expect("stores");
+    let mut store = place.begun();
     with_tasks(store.as_mut(), 1..=3);
     let backup = place.backup(store.as_ref(), "backup");
     with_tasks(store.as_mut(), 4..=5);
@@ -196,11 +198,7 @@ fn no_generation_comes_again() {
 #[test]
 fn what_a_crash_left_in_the_log_is_kept_and_does_not_get_into_the_restored_file() {
     let place = Place::new();
-    let mut store = place.open();
-    store.load().expect("loads");
-    store
-        .commit(&[Record::SessionCreated(session(1))])
-        .expect("stores");
+    let mut store = place.begun();
     let backup = place.backup(store.as_ref(), "backup");
     with_tasks(store.as_mut(), 1..=3);
     // As kill -9 leaves it: with a log that is not part of the file yet.
@@ -242,11 +240,7 @@ fn a_damaged_present_file_is_replaced_and_kept() {
 #[test]
 fn what_is_no_backup_is_refused_and_nothing_is_changed() {
     let place = Place::new();
-    let mut store = place.open();
-    store.load().expect("loads");
-    store
-        .commit(&[Record::SessionCreated(session(1))])
-        .expect("stores");
+    let mut store = place.begun();
     with_tasks(store.as_mut(), 1..=2_000);
     let good = std::fs::read(place.backup(store.as_ref(), "backup")).expect("reads");
     drop(store);
