@@ -5,6 +5,7 @@ exactly once, with the right output, and nothing hangs.
 repeats an order of kills; who is at work when they come is up to the machine.
 """
 
+import base64
 import contextlib
 import json
 import os
@@ -67,6 +68,17 @@ def books(cluster):
     return {"sessions": len(found), "states": {each["state"] for each in found}, **numbers}
 
 
+def check_records(cluster, session):
+    """All tasks of a session are stored, each once, with its own input and the output made of it."""
+    tasks = cluster.flmctl("list", "tasks", "-s", session)
+    assert sorted(int(task["id"]) for task in tasks) == list(range(1, len(tasks) + 1))
+    for task in tasks:
+        given, made = (base64.b64decode(task[what]) for what in ("input", "output"))
+        assert given.startswith(f"{session}/{task['id']} ".encode()), task
+        # As flame-soak-service has it.
+        assert task["state"] == "Succeed" and made == bytes(byte ^ 0x5A for byte in reversed(given)), task
+
+
 def alarms(cluster):
     """Lines of the daemons' logs that ask for a human, and what a panic leaves."""
     lines = [
@@ -109,6 +121,10 @@ def test_every_acknowledged_task_ends_once_with_its_output(make_fleet, seed, cap
     fleet.manager.start()
     wait_until(lambda: fleet.all_ready(), QUIET_SECONDS, "all nodes are back again")
     assert books(cluster) == right
+    # The clients have looked at every record already; here is what a new manager reads of some.
+    found = [each["id"] for each in cluster.flmctl("list", "sessions")]
+    for session in random.Random(seed).sample(found, 4):
+        check_records(cluster, session)
 
     # Nothing is left: no service of a session that ended, and no process of daemons that stop.
     wait_until(lambda: not fleet.strangers(), QUIET_SECONDS, "all services ended")
