@@ -15,6 +15,8 @@ const IN_ADVANCE: Duration = Duration::from_millis(5);
 const MAX_IN_HAND: usize = 256;
 /// Time without a result after which tasks that have not begun are taken back.
 const STALLED_AFTER: Duration = Duration::from_millis(50);
+/// Time between two looks at all executors, of which there may be thousands.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Weight of the latest task in the average: after five tasks of another length it has adapted.
 const LATEST_WEIGHT: f64 = 0.25;
@@ -73,6 +75,7 @@ impl Core {
             if at <= now.mono {
                 stalled.push(executor.id.clone());
             } else {
+                let at = at.max(now.mono + LOOK_AGAIN);
                 self.stall_check_at = Some(self.stall_check_at.map_or(at, |known| known.min(at)));
             }
         }

@@ -184,12 +184,16 @@ impl Core {
             reasons.push(paused.datum("last_failure", failure));
             return;
         }
-        if let Some(max) = session
-            .row
-            .max_instances
-            .filter(|max| counted.have >= *max as usize)
-        {
-            let text = format!("it has the {max} executors that max_instances allows, and use for {wanted}");
+        // Those on their way out count until they are gone.
+        let existing = session.executors.len();
+        if let Some(max) = session.row.max_instances.filter(|max| existing >= *max as usize) {
+            let leaving = match existing.saturating_sub(counted.have) {
+                0 => String::new(),
+                leaving => format!(" ({leaving} on their way out)"),
+            };
+            let text = format!(
+                "it has the {max} executors that max_instances allows{leaving}, and use for {wanted}"
+            );
             reasons.push(reason("session_at_max_instances", text).datum("max_instances", max));
             return;
         }

@@ -157,6 +157,26 @@ fn limits_are_named() {
 }
 
 #[test]
+fn an_executor_on_its_way_out_counts_to_the_limit_of_its_session() {
+    let mut bed = Bed::new();
+    let link = bed.node("n", 1);
+    let few = SessionSpec {
+        max_instances: Some(1),
+        ..spec("app")
+    };
+    bed.work("few", 3, few);
+    bed.bind_all(link);
+    let urgent = SessionSpec {
+        priority: 5,
+        ..spec("app")
+    };
+    bed.work("urgent", 1, urgent);
+    bed.node("m", 1);
+    let limit = bed.only("few", "session_at_max_instances");
+    assert!(limit.text.contains("(1 on their way out)"), "{}", limit.text);
+}
+
+#[test]
 fn failures_to_bind_have_a_reason_and_a_next_try() {
     let mut bed = Bed::new();
     let link = bed.node("n", 1);
