@@ -23,6 +23,20 @@ pub struct Spec {
     pub parent: Option<u32>,
 }
 
+/// What the launcher does in a unit of systemd: some preparations, and then the process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UnitSpec {
+    /// The process to become.
+    pub process: Spec,
+    /// User id of the agent, who must reach the service's socket although nobody else may.
+    pub agent: u32,
+    /// What the process is called in the journal.
+    pub identifier: String,
+    /// Whether the working directory is the executor's own and has to be made.
+    pub make_directory: bool,
+}
+
 /// Why there is no spec.
 #[derive(Debug, thiserror::Error)]
 pub enum SpecError {
@@ -52,15 +66,7 @@ impl Spec {
     /// # Errors
     /// [`SpecError`] names the file.
     pub fn read(path: &Path) -> Result<Self, SpecError> {
-        let text = std::fs::read(path).map_err(|source| SpecError::File {
-            action: "read",
-            path: path.to_path_buf(),
-            source,
-        })?;
-        serde_json::from_slice(&text).map_err(|source| SpecError::Content {
-            path: path.to_path_buf(),
-            source,
-        })
+        read(path)
     }
 
     /// Writes a new file at `path` that only its owner can read: environments carry secrets.
@@ -68,22 +74,55 @@ impl Spec {
     /// # Errors
     /// [`SpecError`] names the file, also if it exists already.
     pub fn write(&self, path: &Path) -> Result<(), SpecError> {
-        let text = serde_json::to_vec(self).map_err(|source| SpecError::Content {
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let text = json(self, path)?;
         std::fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o600)
             .open(path)
             .and_then(|mut file| file.write_all(&text))
-            .map_err(|source| SpecError::File {
-                action: "write",
-                path: path.to_path_buf(),
-                source,
-            })
+            .map_err(at("write", path))
     }
+}
+
+impl UnitSpec {
+    /// Reads the spec at `path`.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the file.
+    pub fn read(path: &Path) -> Result<Self, SpecError> {
+        read(path)
+    }
+
+    /// Writes the file at `path` that only its owner can read, or replaces it: one that an earlier
+    /// run of the agent left there was for an executor that is gone.
+    ///
+    /// # Errors
+    /// [`SpecError`] names the file.
+    pub fn write(&self, path: &Path) -> Result<(), SpecError> {
+        let text = json(self, path)?;
+        flame_core::fsutil::write_atomic(path, &text, 0o600).map_err(|error| at("write", path)(error.source))
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, SpecError> {
+    let text = std::fs::read(path).map_err(at("read", path))?;
+    serde_json::from_slice(&text).map_err(|source| SpecError::Content {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn json<T: Serialize>(spec: &T, path: &Path) -> Result<Vec<u8>, SpecError> {
+    serde_json::to_vec(spec).map_err(|source| SpecError::Content {
+        path: path.to_path_buf(),
+        source,
+    })
+}
+
+fn at(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> SpecError {
+    let path = path.to_path_buf();
+    move |source| SpecError::File { action, path, source }
 }
 
 #[cfg(test)]
@@ -111,6 +150,29 @@ mod tests {
         assert_eq!(mode & 0o777, 0o600);
         let again = spec().write(&path).expect_err("never written over").to_string();
         assert!(again.starts_with("cannot write the spec "), "{again}");
+    }
+
+    #[test]
+    fn the_spec_of_a_unit_replaces_what_was_left_there() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let path = directory.path().join("0");
+        let first = UnitSpec {
+            process: spec(),
+            agent: 990,
+            identifier: "app".to_owned(),
+            make_directory: true,
+        };
+        let second = UnitSpec {
+            make_directory: false,
+            ..first.clone()
+        };
+        for spec in [first, second] {
+            spec.write(&path).expect("writable");
+            assert_eq!(UnitSpec::read(&path).expect("readable"), spec);
+        }
+        let mode = std::fs::metadata(&path).expect("written").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(Spec::read(&path).is_err(), "the two are not mixed up");
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! How service processes are started and ended. [`process::ProcessRuntime`] makes plain child
-//! processes; an implementation that asks systemd for units of a template belongs beside it.
+//! processes, [`systemd::SystemdRuntime`] asks systemd for units.
 
 pub mod process;
+pub mod systemd;
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
 use flame_core::ExecutorId;
+use flame_systemd::manager::SystemdError;
 use futures::future::BoxFuture;
 
 use crate::spec::{Spec, SpecError};
@@ -30,6 +32,33 @@ pub enum StartError {
     /// There is no launcher.
     #[error("the launcher flame-executor is in none of {}; reinstall Flame", list(.0))]
     NoLauncher(Vec<PathBuf>),
+    /// systemd refused, or could not be asked.
+    #[error(transparent)]
+    Systemd(#[from] SystemdError),
+    /// The unit was started and ended before the application ran.
+    #[error("{unit} did not start: {reason}")]
+    Unit {
+        /// The unit.
+        unit: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// There are not enough GPUs.
+    #[error("the executor wants {wanted} GPUs, but {why}")]
+    Gpus {
+        /// As many as it asked for.
+        wanted: u32,
+        /// Why it cannot have them.
+        why: String,
+    },
+    /// What runs could not be written down.
+    #[error("cannot write a record to {directory}: {source}", directory = directory.display())]
+    Record {
+        /// The directory of records.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The launcher could not be started or watched.
     #[error("cannot {action} {launcher}: {source}", launcher = launcher.display())]
     Launcher {
@@ -54,6 +83,12 @@ pub enum Exit {
     Status(i32),
     /// By this signal.
     Signal(i32),
+    /// Killed by the kernel: all of it used more memory than it may.
+    OutOfMemory,
+    /// Killed because it did not start or stop in time.
+    Timeout,
+    /// Killed because it did not say in time that it is alive.
+    Watchdog,
     /// Nobody knows.
     Unknown,
 }
@@ -66,6 +101,11 @@ impl fmt::Display for Exit {
                 Some(name) => write!(f, "was killed by signal {number} ({name})"),
                 None => write!(f, "was killed by signal {number}"),
             },
+            Self::OutOfMemory => {
+                f.write_str("was killed because it used more memory than it may (out of memory)")
+            }
+            Self::Timeout => f.write_str("was killed because it did not start or stop in time"),
+            Self::Watchdog => f.write_str("was killed because it did not say in time that it is alive"),
             Self::Unknown => f.write_str("ended"),
         }
     }
@@ -143,6 +183,10 @@ mod tests {
                 "was killed by signal 9 (SIGKILL, perhaps out of memory)",
             ),
             (Exit::Signal(40), "was killed by signal 40"),
+            (
+                Exit::OutOfMemory,
+                "was killed because it used more memory than it may (out of memory)",
+            ),
             (Exit::Unknown, "ended"),
         ] {
             assert_eq!(exit.to_string(), words);

@@ -1,0 +1,110 @@
+//! What the launcher does in its unit before it becomes the application: lets the agent in, makes
+//! the working directory, and tells systemd that both are done.
+
+pub mod admit;
+pub mod stream;
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flame_systemd::Notifier;
+
+use crate::spec::{Spec, SpecError, UnitSpec};
+use stream::{Priority, Stream};
+
+/// Name of the credential that holds the spec.
+const SPEC: &str = "spec";
+/// How long journald may take to notice a new stream. It takes less than a millisecond; a journald that hangs
+/// must not keep executors from starting.
+pub const NOTICE_LIMIT: Duration = Duration::from_millis(50);
+
+/// Why the application is not started.
+#[derive(Debug, thiserror::Error)]
+pub enum InsideError {
+    /// The process was not started by systemd as the unit says.
+    #[error("${0} is not set: this is the program of flame-executor@.service")]
+    NoUnit(&'static str),
+    /// There is no usable spec.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// The agent could not reach the socket.
+    #[error(
+        "cannot let the node agent into {directory}: {source} (its file system must support access control lists)",
+        directory = directory.display()
+    )]
+    Admit {
+        /// The directory of the socket.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The application would have nowhere to work.
+    #[error("cannot make the working directory {directory}: {source}", directory = directory.display())]
+    Directory {
+        /// The directory.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What is left to do: to become this process.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The process.
+    pub process: Spec,
+    /// Its standard output and error, if they are not those of the launcher.
+    pub outputs: Option<(Stream, Stream)>,
+}
+
+/// Prepares everything and tells systemd.
+///
+/// # Errors
+/// [`InsideError`] says what is missing.
+pub fn prepare() -> Result<Prepared, InsideError> {
+    let directory = |name| {
+        std::env::var_os(name)
+            .map(PathBuf::from)
+            .ok_or(InsideError::NoUnit(name))
+    };
+    let spec = UnitSpec::read(&directory("CREDENTIALS_DIRECTORY")?.join(SPEC))?;
+    let sockets = directory("RUNTIME_DIRECTORY")?;
+    // Two streams, so that readers of the journal can tell one from the other.
+    let open = |priority| Stream::open(Path::new(stream::JOURNALD), &spec.identifier, priority);
+    let outputs = open(Priority::Info).and_then(|output| Ok((output, open(Priority::Warning)?)));
+    admit::admit(&sockets, spec.agent).map_err(|source| InsideError::Admit {
+        directory: sockets,
+        source,
+    })?;
+    if spec.make_directory {
+        make(&spec.process.working_directory)?;
+    }
+    let outputs = match outputs {
+        Ok((output, errors)) => {
+            output.await_notice(NOTICE_LIMIT);
+            errors.await_notice(NOTICE_LIMIT);
+            Some((output, errors))
+        }
+        Err(error) => {
+            eprintln!("flame-executor: cannot open a stream of the journal: {error}");
+            None
+        }
+    };
+    Notifier::from_env().ready();
+    Ok(Prepared {
+        process: spec.process,
+        outputs,
+    })
+}
+
+fn make(directory: &Path) -> Result<(), InsideError> {
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(directory)
+        .map_err(|source| InsideError::Directory {
+            directory: directory.to_path_buf(),
+            source,
+        })
+}

@@ -1,0 +1,480 @@
+//! Executors as units of systemd: instances of the templates `flame-executor@.service` and its like,
+//! one per slot, started and watched over D-Bus by an agent without privileges.
+
+mod check;
+mod errors;
+mod gpus;
+pub mod inside;
+mod life;
+mod limits;
+mod profile;
+mod record;
+mod slots;
+mod unit;
+mod watch;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flame_core::Resources;
+use flame_systemd::Systemd;
+use flame_systemd::manager::{Limits, SystemdError};
+use futures::FutureExt;
+use tokio::sync::oneshot;
+
+use super::{Running, StartError};
+use crate::spec::{Spec, UnitSpec};
+use gpus::{Gpu, Gpus};
+use life::{Life, News};
+use record::Records;
+use slots::Slots;
+use unit::{Handle, Unit};
+
+pub use check::Unusable;
+pub use profile::{Profile, ProfileError};
+pub use record::{Owner, Record};
+
+/// What the names of all units of executors begin with.
+const TEMPLATES: &str = "flame-executor";
+/// Name of a service's socket in its directory.
+const SOCKET: &str = "instance.sock";
+/// Where executors may write, each its own: the unit has a private /tmp and /var/tmp.
+const TEMPORARY: &str = "/tmp";
+/// Working directory of an executor whose application wants no other.
+const WORK: &str = "/var/tmp/work";
+
+/// Where the runtime finds and leaves things.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Name of the agent if there are several on the host.
+    pub agent: Option<String>,
+    /// Where units find their specs: as in the templates, `/run/flame/executors`.
+    pub specs: PathBuf,
+    /// Where the agent remembers what runs, `/run/flame/records`.
+    pub records: PathBuf,
+    /// Below it each unit has a directory for its socket: `/run/flame-executor`.
+    pub sockets: PathBuf,
+    /// `CUDA_VISIBLE_DEVICES` of the agent.
+    pub visible_gpus: Option<String>,
+}
+
+impl Settings {
+    /// Those of an installation, for the agent with this name if there are several.
+    #[must_use]
+    pub fn new(agent: Option<String>) -> Self {
+        Self {
+            agent,
+            specs: "/run/flame/executors".into(),
+            records: "/run/flame/records".into(),
+            sockets: "/run/flame-executor".into(),
+            visible_gpus: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
+        }
+    }
+}
+
+/// Runs executors as units.
+#[derive(Debug)]
+pub struct SystemdRuntime(Arc<Shared>);
+
+/// A slot that was taken for an executor. It is free again when neither this nor its unit is left.
+#[derive(Debug)]
+pub struct Claim {
+    shared: Arc<Shared>,
+    slot: u32,
+    profile: Profile,
+    gpus: Vec<Gpu>,
+}
+
+/// An executor that an earlier run of the agent has started.
+#[derive(Debug)]
+pub struct Adoptable {
+    /// What was written down about it.
+    pub record: Record,
+    unit: Arc<Unit>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    records: Records,
+    /// User id of the agent.
+    user: u32,
+    systemd: Mutex<Systemd>,
+    pool: Mutex<Pool>,
+    lives: Mutex<HashMap<String, Entry>>,
+    /// Limits that were set last, by unit: systemd keeps them, so most starts need not set them.
+    limited: Mutex<HashMap<String, Limits>>,
+}
+
+/// What executors are given one of.
+#[derive(Debug)]
+struct Pool {
+    slots: Slots,
+    gpus: Gpus,
+}
+
+/// A unit that was asked for or runs.
+#[derive(Debug)]
+struct Entry {
+    life: Life,
+    unit: Arc<Unit>,
+    /// Who waits for the start.
+    starting: Option<oneshot::Sender<News>>,
+}
+
+/// Nothing is done under these locks but what the books need, so no thread can leave them half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl SystemdRuntime {
+    /// Connects to systemd and checks that everything is there that it takes to run executors.
+    ///
+    /// # Errors
+    /// [`Unusable`] says what is missing and how to get it.
+    pub async fn connect(settings: Settings) -> Result<Self, Unusable> {
+        let systemd = check::usable(settings.agent.as_deref()).await?;
+        for directory in [&settings.specs, &settings.records] {
+            check::make_private(directory)?;
+        }
+        let signals = systemd.unit_signals(TEMPLATES).await?;
+        let shared = Arc::new(Shared {
+            records: Records::new(settings.records.clone()),
+            user: rustix::process::geteuid().as_raw(),
+            systemd: Mutex::new(systemd),
+            pool: Mutex::new(Pool {
+                slots: Slots::new(settings.agent.clone()),
+                gpus: Gpus::detect(Path::new(gpus::DRIVER), settings.visible_gpus.as_deref()),
+            }),
+            lives: Mutex::default(),
+            limited: Mutex::default(),
+            settings,
+        });
+        tokio::spawn(watch::watch(Arc::downgrade(&shared), signals));
+        Ok(Self(shared))
+    }
+
+    /// Takes the lowest free slot, and GPUs as `resources` say.
+    ///
+    /// # Errors
+    /// [`StartError::Gpus`] if there are not enough, or `profile` allows none.
+    pub fn claim(&self, profile: Profile, resources: &Resources) -> Result<Claim, StartError> {
+        if resources.gpu > 0 && !profile.has_devices() {
+            return Err(StartError::Gpus {
+                wanted: resources.gpu,
+                why: format!("the sandbox profile {profile} allows no devices"),
+            });
+        }
+        let mut pool = lock(&self.0.pool);
+        let gpus = pool.gpus.take(resources.gpu).ok_or_else(|| StartError::Gpus {
+            wanted: resources.gpu,
+            why: "the driver has fewer that are free".to_owned(),
+        })?;
+        let slot = pool.slots.take();
+        Ok(Claim {
+            shared: self.0.clone(),
+            slot,
+            profile,
+            gpus,
+        })
+    }
+
+    /// Starts `process` in the unit of `claim`. `own_directory`: its working directory is that of the claim.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing of it is left then.
+    pub async fn start(
+        &self,
+        claim: Claim,
+        owner: Owner,
+        process: Spec,
+        own_directory: bool,
+    ) -> Result<Box<dyn Running>, StartError> {
+        let shared = &self.0;
+        let limits = limits::of(&owner.resources, gpus::devices(&claim.gpus));
+        let record = Record {
+            slot: claim.slot,
+            profile: claim.profile,
+            gpus: gpus::names(&claim.gpus),
+            owner,
+            invocation: String::new(),
+            bound: false,
+        };
+        let spec = UnitSpec {
+            process,
+            agent: shared.user,
+            identifier: record.owner.application.clone(),
+            make_directory: own_directory,
+        };
+        let unit = Arc::new(Unit::new(claim));
+        // Removed whatever happens: it holds the application's secrets.
+        let file = SpecFile(shared.settings.specs.join(unit.instance()));
+        spec.write(&file.0)?;
+        shared.write_record(unit.instance(), &record)?;
+        let started = shared.run(&unit, &limits).await;
+        drop(file);
+        match started {
+            Ok(News::Started(facts)) => {
+                unit.has_started(facts.invocation.clone(), facts.pid);
+                let record = Record {
+                    invocation: facts.invocation,
+                    ..record
+                };
+                // Without it the executor runs as well; only the next agent could not go on with it.
+                if let Err(error) = shared.write_record(unit.instance(), &record) {
+                    tracing::warn!(%error, "the executor would not outlive the agent");
+                }
+                Ok(Box::new(Handle::new(unit, record)))
+            }
+            Ok(News::NotStarted(facts) | News::Ended(facts)) => {
+                shared.records.remove(unit.instance());
+                let said = errors::last_lines(&facts.invocation, None).await;
+                Err(StartError::Unit {
+                    unit: unit.name().to_owned(),
+                    reason: match said.is_empty() {
+                        true => facts.reason(),
+                        false => format!("{}: {said}", facts.reason()),
+                    },
+                })
+            }
+            Err(error) => {
+                shared.records.remove(unit.instance());
+                Err(error.into())
+            }
+        }
+    }
+
+    /// The executors that earlier runs of this agent have started and that can be gone on with. All other units of
+    /// this agent are stopped, and all other records are removed.
+    ///
+    /// # Errors
+    /// systemd does not answer, or the records cannot be listed.
+    pub async fn running(&self) -> Result<Vec<Adoptable>, Unusable> {
+        let shared = &self.0;
+        let systemd = shared.systemd();
+        let mut records: HashMap<String, Record> = shared.own_records()?.into_iter().collect();
+        let mut found = Vec::new();
+        for loaded in systemd.list(&format!("{TEMPLATES}*")).await? {
+            let Some((profile, instance)) = Profile::of_unit(&loaded.name) else {
+                continue;
+            };
+            let Some(slot) = lock(&shared.pool).slots.of_instance(instance) else {
+                continue;
+            };
+            if ["inactive", "failed"].contains(&loaded.active_state.as_str()) {
+                continue;
+            }
+            let status = systemd.status(&loaded.name).await?;
+            let invocation = status.invocation_id.unwrap_or_default();
+            let known = records.remove(instance).filter(|record| {
+                record.profile == profile && !invocation.is_empty() && record.invocation == invocation
+            });
+            let gpus = known
+                .as_ref()
+                .map(|record| record.gpus.as_slice())
+                .unwrap_or_default();
+            let Some(claim) = shared.reclaim(slot, profile, gpus) else {
+                continue;
+            };
+            let unit = Arc::new(Unit::new(claim));
+            unit.has_started(invocation.clone(), status.main_pid.unwrap_or_default());
+            let life = Life::adopted(invocation, status.main_pid.unwrap_or_default());
+            shared.enter(&unit, life, None);
+            match known.filter(|_| loaded.active_state == "active") {
+                Some(record) => found.push(Adoptable { record, unit }),
+                None => {
+                    tracing::warn!("{} runs, but nobody knows for whom; it is stopped", loaded.name);
+                    Handle::stop_unit(&unit, super::Stop::Terminate);
+                }
+            }
+        }
+        for (instance, _) in records {
+            shared.records.remove(&instance);
+        }
+        // What ended between the list and the entry in the books was not heard of.
+        let alive = systemd.list(&format!("{TEMPLATES}*")).await?;
+        found.retain(|executor| {
+            let name = executor.unit.name();
+            let alive = alive
+                .iter()
+                .any(|unit| unit.name == name && unit.active_state == "active");
+            if !alive {
+                shared.tell(name, Life::on_vanished);
+            }
+            alive
+        });
+        Ok(found)
+    }
+
+    /// Goes on with an executor; the counterpart of [`Self::start`].
+    #[must_use]
+    pub fn adopt(&self, executor: Adoptable) -> Box<dyn Running> {
+        Box::new(Handle::new(executor.unit, executor.record))
+    }
+}
+
+impl Adoptable {
+    /// Where its service listens.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.unit.claim().socket()
+    }
+}
+
+impl Shared {
+    fn systemd(&self) -> Systemd {
+        lock(&self.systemd).clone()
+    }
+
+    fn use_connection(&self, systemd: Systemd) {
+        *lock(&self.systemd) = systemd;
+    }
+
+    /// Names of all units in the books.
+    fn units(&self) -> Vec<String> {
+        lock(&self.lives).keys().cloned().collect()
+    }
+
+    fn write_record(&self, instance: &str, record: &Record) -> Result<(), StartError> {
+        self.records
+            .write(instance, record)
+            .map_err(|source| StartError::Record {
+                directory: self.settings.records.clone(),
+                source,
+            })
+    }
+
+    /// The records of this agent: others on the host have theirs in the same place.
+    fn own_records(&self) -> io::Result<Vec<(String, Record)>> {
+        let mut records = self.records.all()?;
+        let pool = lock(&self.pool);
+        records.retain(|(instance, record)| pool.slots.of_instance(instance) == Some(record.slot));
+        Ok(records)
+    }
+
+    /// Takes the slot and GPUs of a unit that runs; `None` if it is in the books.
+    fn reclaim(self: &Arc<Self>, slot: u32, profile: Profile, gpus: &[String]) -> Option<Claim> {
+        let mut pool = lock(&self.pool);
+        pool.slots.take_this(slot).then(|| Claim {
+            shared: self.clone(),
+            slot,
+            profile,
+            gpus: pool.gpus.take_these(gpus),
+        })
+    }
+
+    fn enter(&self, unit: &Arc<Unit>, life: Life, starting: Option<oneshot::Sender<News>>) {
+        let entry = Entry {
+            life,
+            unit: unit.clone(),
+            starting,
+        };
+        lock(&self.lives).insert(unit.name().to_owned(), entry);
+    }
+
+    /// Starts the unit and waits until systemd says how that went.
+    async fn run(&self, unit: &Arc<Unit>, limits: &Limits) -> Result<News, SystemdError> {
+        let systemd = self.systemd();
+        self.limit(&systemd, unit.name(), limits).await?;
+        let (starting, started) = oneshot::channel();
+        self.enter(unit, Life::new(), Some(starting));
+        match systemd.begin_start(unit.name()).await {
+            Ok(job) => self.tell(unit.name(), |life| life.on_job_made(job)),
+            Err(error) => {
+                let _gone = lock(&self.lives).remove(unit.name());
+                return Err(error);
+            }
+        }
+        // The sender is in the books until it is used.
+        started.await.map_err(|_| SystemdError::Disconnected {
+            what: "the start".to_owned(),
+            unit: unit.name().to_owned(),
+        })
+    }
+
+    async fn limit(&self, systemd: &Systemd, unit: &str, limits: &Limits) -> Result<(), SystemdError> {
+        if lock(&self.limited).get(unit) == Some(limits) {
+            return Ok(());
+        }
+        systemd.limit(unit, limits).await?;
+        lock(&self.limited).insert(unit.to_owned(), limits.clone());
+        Ok(())
+    }
+
+    /// Tells the life of `unit`, and everybody who waits for what comes of it.
+    fn tell(&self, unit: &str, tell: impl FnOnce(&mut Life) -> Option<News>) {
+        let mut lives = lock(&self.lives);
+        let Some(entry) = lives.get_mut(unit) else { return };
+        let Some(news) = tell(&mut entry.life) else { return };
+        let starting = entry.starting.take();
+        let is_over = !matches!(news, News::Started(_));
+        let known = if is_over {
+            lives.remove(unit).map(|entry| entry.unit)
+        } else {
+            Some(entry.unit.clone())
+        };
+        drop(lives);
+        let Some(unit) = known else { return };
+        match (starting, news) {
+            (Some(waiting), news) => {
+                // Whoever asked for it went away meanwhile: nobody wants it any more.
+                if waiting.send(news).is_err() && !is_over {
+                    Handle::stop_unit(&unit, super::Stop::Terminate);
+                }
+            }
+            (None, News::Ended(facts)) => {
+                tokio::spawn(async move { unit.has_ended(&facts).await }.boxed());
+            }
+            (None, News::Started(_) | News::NotStarted(_)) => {}
+        }
+    }
+}
+
+impl Claim {
+    fn instance(&self) -> String {
+        lock(&self.shared.pool).slots.instance(self.slot)
+    }
+
+    /// Where the service shall listen.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.shared.settings.sockets.join(self.instance()).join(SOCKET)
+    }
+
+    /// Where it may write temporary files.
+    #[must_use]
+    pub fn temporary(&self) -> &'static Path {
+        Path::new(TEMPORARY)
+    }
+
+    /// Where it works if its application wants no other directory.
+    #[must_use]
+    pub fn working_directory(&self) -> &'static Path {
+        Path::new(WORK)
+    }
+
+    /// Variables that say what it has.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(String, String)> {
+        gpus::variables(&self.gpus)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut pool = lock(&self.shared.pool);
+        pool.slots.free(self.slot);
+        pool.gpus.free(&self.gpus);
+    }
+}
+
+/// A spec on disk until its unit has read it.
+struct SpecFile(PathBuf);
+
+impl Drop for SpecFile {
+    fn drop(&mut self) {
+        record::remove(&self.0);
+    }
+}

@@ -1,0 +1,109 @@
+//! Sandbox profiles: which template an executor is an instance of.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// How much of the machine an executor may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Profile {
+    /// No network, no devices, no JIT compilers.
+    Strict,
+    /// A user of its own, a read-only system, and otherwise what ordinary programs need.
+    #[default]
+    Standard,
+    /// The user `flame-exec` without a sandbox, for what does not work in one.
+    None,
+}
+
+/// A text that names no profile.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no sandbox profile {0:?}; there are strict, standard and none")]
+pub struct ProfileError(String);
+
+impl Profile {
+    /// Every profile.
+    pub const ALL: [Self; 3] = [Self::Strict, Self::Standard, Self::None];
+
+    /// What the names of its units begin with.
+    #[must_use]
+    pub fn template(self) -> &'static str {
+        match self {
+            Self::Strict => "flame-executor-strict",
+            Self::Standard => "flame-executor",
+            Self::None => "flame-executor-open",
+        }
+    }
+
+    /// The unit of `instance`.
+    #[must_use]
+    pub fn unit(self, instance: &str) -> String {
+        format!("{}@{instance}.service", self.template())
+    }
+
+    /// Profile and instance of `unit`, if it is one of ours.
+    #[must_use]
+    pub fn of_unit(unit: &str) -> Option<(Self, &str)> {
+        let (template, instance) = unit.strip_suffix(".service")?.split_once('@')?;
+        let profile = Self::ALL
+            .into_iter()
+            .find(|profile| profile.template() == template)?;
+        (!instance.is_empty()).then_some((profile, instance))
+    }
+
+    /// Whether executors may use devices such as GPUs.
+    #[must_use]
+    pub fn has_devices(self) -> bool {
+        self != Self::Strict
+    }
+}
+
+impl fmt::Display for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "strict",
+            Self::Standard => "standard",
+            Self::None => "none",
+        })
+    }
+}
+
+impl FromStr for Profile {
+    type Err = ProfileError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|profile| profile.to_string() == text)
+            .ok_or_else(|| ProfileError(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_and_units_name_each_other() {
+        for (profile, unit) in [
+            (Profile::Strict, "flame-executor-strict@7.service"),
+            (Profile::Standard, "flame-executor@7.service"),
+            (Profile::None, "flame-executor-open@7.service"),
+        ] {
+            assert_eq!(profile.unit("7"), unit);
+            assert_eq!(Profile::of_unit(unit), Some((profile, "7")));
+            assert_eq!(profile.to_string().parse(), Ok(profile));
+        }
+        for unit in [
+            "flame-executor@.service",
+            "flame-executor.service",
+            "x@1.service",
+            "flame-executor@1.slice",
+        ] {
+            assert_eq!(Profile::of_unit(unit), None, "{unit}");
+        }
+        assert!("open".parse::<Profile>().is_err());
+    }
+}
