@@ -170,7 +170,8 @@ async fn live(
     };
     match serving.until_the_end().await {
         Parting::Ended(ended) => ended,
-        Parting::Left(service, kind) => {
+        Parting::Left(left) => {
+            let (service, kind) = *left;
             let process = ServiceProcess {
                 process,
                 service,

@@ -35,7 +35,7 @@ pub(super) enum Parting {
     Ended(Ended),
     /// Released, and the process lives: it has left the session in order, and nothing of that goes on
     /// in it.
-    Left(Service, Kind),
+    Left(Box<(Service, Kind)>),
 }
 
 impl From<Ended> for Parting {
@@ -318,7 +318,7 @@ impl Serving<'_> {
         self.service.no_more_calls();
         let left = !running && self.has_left().await;
         match self.kind {
-            Some(kind) if left => Parting::Left(self.service, kind),
+            Some(kind) if left => Parting::Left(Box::new((self.service, kind))),
             _ => {
                 end(self.process).await;
                 Ended::Released { running }.into()
