@@ -26,6 +26,8 @@
 //! A service is a program that Flame's node agent starts; see [`service`].
 
 pub mod batch;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod client;
 pub mod error;
 pub mod service;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use flame_core::config::{ClientConfig, Endpoint};
+use flame_core::config::ClientConfig;
 use flame_rpc::v1;
 use flame_rpc::v1::control_client::ControlClient;
 use flame_rpc::v1::frontend_batch_client::FrontendBatchClient;
@@ -44,15 +44,6 @@ impl Default for ClientOptions {
             reconnect_limit: RECONNECT_LIMIT,
         }
     }
-}
-
-/// The configuration of a command-line client: the file (see [`ClientConfig::load`]), the
-/// environment, and above both the endpoint of the command line.
-///
-/// # Errors
-/// [`Error::Config`] names the file or the variable.
-pub fn config(file: Option<&Path>, endpoint: Option<Endpoint>) -> Result<ClientConfig, Error> {
-    Ok(ClientConfig::load_for(file, endpoint)?)
 }
 
 /// A connection to a session manager. Clones share it.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, ValueEnum};
-use flame_core::config::Endpoint;
+use flame_rs::cli::ClusterArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -40,12 +40,8 @@ pub(crate) struct Args {
     /// For a Python application: where its packages are, if not with its interpreter.
     #[arg(long, value_name = "PATH", env = "PYTHONPATH")]
     pub(crate) pythonpath: Option<String>,
-    /// Session manager, e.g. http://10.0.0.1:8080.
-    #[arg(short, long, value_name = "URL")]
-    pub(crate) endpoint: Option<Endpoint>,
-    /// Configuration file instead of ~/.flame/flame.yaml.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// How the result is printed.
     #[arg(short, long, value_name = "FORMAT", default_value = "table")]
     pub(crate) output: Output,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use flame_rs::stop::StopRequest;
-use flame_rs::{Client, Error, Session, SessionOptions, client, error};
+use flame_rs::{Client, Error, Session, SessionOptions, error};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use wordcount::{Counts, to_input};
@@ -51,7 +51,7 @@ async fn main() -> ExitCode {
 
 async fn run(args: &Args) -> Result<ExitCode, RegisterError> {
     let mut stop = StopRequest::watch().map_err(Error::Signals)?;
-    let config = client::config(args.config.as_deref(), args.endpoint.clone())?;
+    let config = args.cluster.load()?;
     let client = Client::connect(&config).await?;
     register::ensure(&client, args).await?;
     let session = client

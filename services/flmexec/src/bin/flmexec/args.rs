@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use flame_core::config::Endpoint;
 use flame_core::duration;
+use flame_rs::cli::ClusterArgs;
 use flmexec::Language;
 
 const EXAMPLES: &str = "\
@@ -46,12 +46,8 @@ pub(crate) struct Args {
     /// End the script, and give up, after that many seconds.
     #[arg(long, value_name = "SECONDS", value_parser = duration::parse_seconds)]
     pub(crate) timeout: Option<Duration>,
-    /// Session manager, e.g. http://10.0.0.1:8080.
-    #[arg(short, long, value_name = "URL")]
-    pub(crate) endpoint: Option<Endpoint>,
-    /// Configuration file instead of ~/.flame/flame.yaml.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// Application to use: one whose service is flmexec-service.
     #[arg(short, long, value_name = "NAME", default_value = "flmexec")]
     pub(crate) application: String,

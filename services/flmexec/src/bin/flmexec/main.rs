@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use flame_rs::error::report;
 use flame_rs::stop::StopRequest;
-use flame_rs::{Bytes, Client, Error, Session, SessionOptions, client, task};
+use flame_rs::{Bytes, Client, Error, Session, SessionOptions, task};
 use flmexec::{Printed, Script};
 
 use crate::args::{Args, Output};
@@ -76,7 +76,7 @@ async fn exec(args: &Args) -> Result<(), Failure> {
     let script = script(args)?;
     let input = serde_json::to_vec(&script).map_err(Failure::Request)?;
     let mut stop = StopRequest::watch().map_err(Error::Signals)?;
-    let config = client::config(args.config.as_deref(), args.endpoint.clone())?;
+    let config = args.cluster.load()?;
     let client = Client::connect(&config).await?;
     let mut wanted = SessionOptions::new(&args.application).max_instances(1);
     if let Some(id) = &args.session {

@@ -1,12 +1,11 @@
 //! Command line of `flmping`.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use flame_core::config::Endpoint;
 use flame_core::duration;
 use flame_core::size;
+use flame_rs::cli::ClusterArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -73,12 +72,8 @@ pub(crate) struct Args {
     /// HTTP/2 connections to spread the requests over [default: 1].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=64))]
     pub(crate) connections: Option<u64>,
-    /// Session manager, e.g. http://10.0.0.1:8080.
-    #[arg(short, long, value_name = "URL")]
-    pub(crate) endpoint: Option<Endpoint>,
-    /// Configuration file instead of ~/.flame/flame.yaml.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
     /// Application to ping: one whose service is flmping-service.
     #[arg(short, long, value_name = "NAME", default_value = "flmping")]
     pub(crate) application: String,

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use flame_rs::stop::StopRequest;
-use flame_rs::{Client, ClientOptions, Error, Session, client, error};
+use flame_rs::{Client, ClientOptions, Error, Session, error};
 use flmping::Ping;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -48,7 +48,7 @@ async fn main() -> ExitCode {
 async fn ping(args: &Args) -> Result<ExitCode, Error> {
     let stop = StopRequest::watch().map_err(Error::Signals)?;
     let mut limits = Limits::new(stop, args.timeout);
-    let config = client::config(args.config.as_deref(), args.endpoint.clone())?;
+    let config = args.cluster.load()?;
     let options = ClientOptions {
         connections: connections(args),
         ..ClientOptions::default()
