@@ -207,6 +207,8 @@ impl Core {
                 executor.tasks.remove(&result.task_id);
             } else if executor.withdrawn.get(&result.task_id) == Some(&result.attempt) {
                 executor.withdrawn.remove(&result.task_id);
+                // It ran after all, so the time of the one behind it begins only now.
+                executor.progress = now.mono;
             }
             current
         });

@@ -20,7 +20,7 @@ use flame_core::{ExecutorId, TaskId};
 
 use super::{Core, Effects, Executor, NoticeLevel, Now};
 
-/// After a reconnect: time for the results that could not be sent before.
+/// Time for news from an agent, such as results that could not be sent before a reconnect.
 const RESULTS_ARRIVE: Duration = Duration::from_secs(1);
 
 /// Executors whose tasks have a limit, by when to look at them.
@@ -100,11 +100,17 @@ impl Core {
         let limit = session.and_then(|session| session.row.task_timeout);
         let node = self.nodes.get(executor.node.as_str());
         let linked = node.filter(|node| node.link.is_some());
-        let first = executor.tasks.iter().min_by_key(|(_, attempt)| **attempt);
+        // Nothing begins any more in a process that is ended at once.
+        let first = executor.tasks.iter().filter(|_| !executor.give_up);
+        let first = first.min_by_key(|(_, attempt)| **attempt);
         // When the node connects again, the executor is looked at again.
-        let (Some(limit), Some(node), Some((task, _))) = (limit, linked, first) else {
+        let (Some(limit), Some(node), Some((task, attempt))) = (limit, linked, first) else {
             return Overdue::Nothing;
         };
+        if executor.running() != Some(*attempt) {
+            // Perhaps one runs that was withdrawn. What the executor says of it is on its way.
+            return Overdue::At(now.mono + RESULTS_ARRIVE);
+        }
         let at = overdue_at(executor, limit).max(node.stability.since() + RESULTS_ARRIVE);
         if at > now.mono {
             Overdue::At(at)

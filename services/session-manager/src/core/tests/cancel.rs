@@ -323,6 +323,58 @@ fn the_time_of_a_task_in_advance_begins_when_the_one_before_it_ends() {
     );
 }
 
+/// Found by the simulation (seed 309): a task in advance that was cancelled ran before it could be
+/// taken back, and its time was held against the one behind it.
+#[test]
+fn the_time_of_a_cancelled_task_that_ran_is_not_that_of_the_next() {
+    let (mut bed, link) = Bed::short_tasks(1, 3, limited(1_000));
+    let executor = bed.handed[0].0.clone();
+    let tasks: Vec<_> = bed.handed.drain(..).map(|(_, task)| task).collect();
+    bed.cancel(tasks[1].task_id).expect("cancelled");
+    for task in &tasks[..2] {
+        bed.wait(Duration::from_millis(900));
+        bed.results(link, vec![Bed::done(&executor, task, 0)]);
+    }
+    bed.wait(Duration::from_millis(900));
+    let ends: Vec<_> = bed.ended.iter().map(|end| end.1).collect();
+    assert_eq!(ends, [TaskState::Cancelled, TaskState::Succeed]);
+    bed.wait(Duration::from_millis(100));
+    assert_eq!(bed.ended[2].1, TaskState::Failed);
+}
+
+/// Found by the simulation (seed 1022): the process is on its way out, and what waits there has
+/// never begun.
+#[test]
+fn the_time_of_a_cancelled_task_is_not_that_of_those_behind_it() {
+    let (mut bed, link) = Bed::short_tasks(1, 3, limited(1_000));
+    let executor = bed.handed[0].0.clone();
+    bed.wait(Duration::from_millis(900));
+    bed.cancel(bed.handed[0].1.task_id).expect("cancelled");
+    bed.wait(Duration::from_secs(10));
+    assert_eq!(bed.ended.len(), 1, "{:?}", bed.ended);
+    bed.update(link, &executor, ExecutorPhase::Released, "");
+    bed.bind_all(link);
+    while !bed.handed.is_empty() {
+        bed.finish_handed(link);
+    }
+    assert_eq!(bed.core.sessions[&1].succeeded, 3);
+}
+
+/// While it is not known whether a withdrawn task runs, nobody else's time is over.
+#[test]
+fn a_task_behind_one_that_was_withdrawn_may_not_have_begun() {
+    let (mut bed, link) = Bed::short_tasks(1, 3, limited(1_000));
+    let executor = bed.handed[0].0.clone();
+    let tasks: Vec<_> = bed.handed.iter().map(|(_, task)| task.clone()).collect();
+    bed.cancel(tasks[1].task_id).expect("cancelled");
+    bed.results(link, vec![Bed::done(&executor, &tasks[0], 0)]);
+    bed.wait(Duration::from_secs(5));
+    assert_eq!(bed.ended.len(), 2, "{:?}", bed.ended);
+    bed.returns(link, &executor, &[tasks[1].task_id]);
+    bed.wait(Duration::from_secs(1));
+    assert_eq!(bed.ended[2].1, TaskState::Failed, "it has run since then");
+}
+
 #[test]
 fn a_node_that_is_not_connected_may_have_results_that_are_in_time() {
     let mut bed = Bed::new();
