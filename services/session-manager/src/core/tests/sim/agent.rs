@@ -11,12 +11,13 @@ use flame_rpc::node::{
     ExecutorPhase, Heartbeat, Leave, StartExecutor, TaskDone, TaskItem, from_agent, to_agent::Message,
 };
 
+use super::client::Client;
 use super::ledger::Ledger;
 use super::network::Up;
 use super::payload::{Content, Kind};
 use super::scenario::{NodePlan, Time};
 use super::world::{Checked, Event, World};
-use crate::core::LinkId;
+use crate::core::{LinkId, SessionKey};
 
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a running task may go on after the release of its executor.
@@ -55,22 +56,26 @@ enum Phase {
 
 #[derive(Debug)]
 struct Executor {
+    session: SessionKey,
     resources: Resources,
     phase: Phase,
     queue: VecDeque<TaskItem>,
     running: Option<(TaskItem, u64)>,
+    /// When it began with that.
+    began: Time,
     released: bool,
 }
 
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Agent {
-    name: String,
+    pub(super) name: String,
     pub(super) plan: NodePlan,
     /// Grows with every start.
     pub(super) instance: u64,
     pub(super) up: bool,
     pub(super) link: Option<LinkId>,
+    pub(super) linked_at: Time,
     pub(super) unreachable_until: Time,
     pub(super) slow_until: Time,
     pub(super) bind_fails_until: Time,
@@ -90,6 +95,7 @@ impl Agent {
             instance: 0,
             up: false,
             link: None,
+            linked_at: Time::ZERO,
             unreachable_until: Time::ZERO,
             slow_until: Time::ZERO,
             bind_fails_until: Time::ZERO,
@@ -100,6 +106,18 @@ impl Agent {
             flush_planned: false,
             runs: 0,
         }
+    }
+
+    pub(super) fn has_executors(&self) -> bool {
+        !self.executors.is_empty()
+    }
+
+    /// Tasks that run, with their sessions, and since when.
+    pub(super) fn running(&self) -> impl Iterator<Item = (SessionKey, &TaskItem, Time)> {
+        self.executors.values().filter_map(|executor| {
+            let (item, _) = executor.running.as_ref()?;
+            Some((executor.session, item, executor.began))
+        })
     }
 
     /// What is there although nothing should be.
@@ -185,7 +203,9 @@ impl World {
             return self.retry_connect(node);
         }
         let link = self.open_link(node);
+        let now = self.now;
         let agent = &mut self.agents[node];
+        agent.linked_at = now;
         agent.failures = 0;
         agent.link = Some(link);
         let running = agent.ledger.reconnected();
@@ -380,12 +400,20 @@ impl World {
                 "node {node} with {has} is asked to run {count} executors with {held}, the last one {id}"
             ));
         }
+        if let Some(missing) = lacks_label(&self.clients, &order.session_id, &agent.plan) {
+            return Err(format!(
+                "{id} for {} is started on node {node}, which is not {missing}",
+                order.session_id
+            ));
+        }
         agent.ledger.started(&order);
         let executor = Executor {
+            session: order.session_number,
             resources,
             phase: Phase::Starting,
             queue: VecDeque::new(),
             running: None,
+            began: now,
             released: false,
         };
         agent.executors.insert(id.clone(), executor);
@@ -436,8 +464,14 @@ impl World {
         agent.runs += 1;
         let run = agent.runs;
         let slow = if agent.slow_until > now { 5 } else { 1 };
-        let length = Content::read(&item.input).map_or(Duration::ZERO, |content| content.length);
+        let content = Content::read(&item.input);
+        let length = content.map_or(Duration::ZERO, |content| content.length);
+        let hangs = content.is_some_and(|content| content.kind == Kind::Hangs);
         executor.running = Some((item, run));
+        executor.began = now;
+        if hangs {
+            return;
+        }
         let event = AgentEvent::TaskEnds(agent.instance, id.to_owned(), run);
         self.after(length.mul_f64(spread) * slow, Event::Agent(node, event));
     }
@@ -563,6 +597,13 @@ impl World {
             self.send_up(link, Up::Message(message));
         }
     }
+}
+
+/// A label that the node of a session has to have and that this one has not.
+fn lacks_label(clients: &[Client], session: &str, plan: &NodePlan) -> Option<&'static str> {
+    let owner = clients.iter().find(|client| client.session() == session)?;
+    let mut labels = owner.plan.labels.iter().copied();
+    labels.find(|label| !plan.labels.contains(label))
 }
 
 /// An input as the agent got it.

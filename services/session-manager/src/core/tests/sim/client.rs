@@ -10,18 +10,19 @@ use flame_core::state::TaskState;
 use flame_core::{SessionId, TaskId};
 use flame_rpc::v1::SessionSpec;
 
-use super::manager::{Job, Request};
+use super::early::{End, patience};
+use super::manager::{Caller, Job, Request};
 use super::payload::{Content, Kind};
-use super::scenario::{ClientPlan, Time, Wave};
+use super::scenario::{ClientPlan, Ending, Time};
 use super::world::{Checked, Event, World};
-use crate::core::{CoreError, SessionKey, TaskRow};
+use crate::core::{Cancel, CoreError, SessionKey, TaskRow};
 
 /// A request on its way.
 #[derive(Debug)]
 pub(super) struct Call {
     /// No two calls have the same one.
     pub(super) id: u64,
-    pub(super) client: usize,
+    pub(super) by: Caller,
     pub(super) session: String,
     pub(super) request: Request,
 }
@@ -35,6 +36,10 @@ pub(super) enum Answer {
     Done,
     /// The session, and whether it is open.
     Watching(SessionKey, bool),
+    /// A task of the session was cancelled.
+    Cancelled(SessionKey, Cancel),
+    /// So many executors are on the node.
+    Executors(u32),
 }
 
 #[derive(Debug)]
@@ -42,6 +47,8 @@ pub(super) enum ClientEvent {
     /// The next step, whatever it is.
     Goes,
     Wave(u32, usize),
+    /// Wants something to end.
+    Ends(u32, End),
     Sends(u64),
     Again(Box<Pending>),
     Answered(u64, Result<Answer, CoreError>),
@@ -64,7 +71,7 @@ pub(super) struct Pending {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
+pub(super) enum Stage {
     Creating,
     Working,
     /// Everything is created.
@@ -81,15 +88,21 @@ enum Stage {
 pub(super) struct Client {
     number: usize,
     pub(super) plan: ClientPlan,
-    life: u32,
-    stage: Stage,
+    pub(super) life: u32,
+    pub(super) stage: Stage,
     pending: BTreeMap<u64, Pending>,
-    waves: usize,
+    /// How many were created, or are being so.
+    pub(super) waves: usize,
     pub(super) key: Option<SessionKey>,
     /// Acknowledged tasks.
     pub(super) acknowledged: BTreeMap<TaskId, u64>,
     /// Ends that were told, by task.
     pub(super) ended: BTreeMap<TaskId, TaskState>,
+    /// Tasks that it wanted to be cancelled, and those of which it was told that they are.
+    pub(super) cancels: BTreeSet<TaskId>,
+    pub(super) cancelled: BTreeSet<TaskId>,
+    /// It wanted all to be cancelled.
+    pub(super) cancels_all: bool,
     /// Tasks that may or may not exist.
     unknown: BTreeSet<u64>,
     sequence: u64,
@@ -102,8 +115,14 @@ pub(super) struct Client {
 impl ClientPlan {
     /// Time that all its tasks take one after the other, with what surrounds them.
     pub(super) fn work(&self) -> Duration {
-        let wave = |wave: &Wave| wave.pause + (wave.length * 2 + Duration::from_millis(20)) * wave.tasks;
-        (self.waves.iter().map(wave).sum::<Duration>() + Duration::from_secs(10)) * self.lives
+        let limit = self.task_timeout;
+        let waves = self.waves.iter().map(|wave| {
+            let hanging = (0..wave.tasks).filter(|task| wave.hangs(*task, limit)).count() as u32;
+            let tasks = (wave.length * 2 + Duration::from_millis(20)) * wave.tasks;
+            wave.pause + tasks + wave.hang(limit) * hanging
+        });
+        let work = waves.sum::<Duration>() + patience(self.ending);
+        (work + Duration::from_secs(10)) * self.lives
     }
 
     fn spec(&self) -> SessionSpec {
@@ -113,11 +132,12 @@ impl ClientPlan {
             min_instances: self.min_instances,
             max_instances: self.max_instances,
             resreq: Some(self.resources.into()),
+            task_timeout_ms: self.task_timeout.map(|limit| limit.as_millis() as u64),
             node_selector: self
-                .label
-                .and_then(|label| label.split_once('='))
+                .labels
+                .iter()
+                .filter_map(|label| label.split_once('='))
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into_iter()
                 .collect(),
             ..SessionSpec::default()
         }
@@ -136,6 +156,9 @@ impl Client {
             key: None,
             acknowledged: BTreeMap::new(),
             ended: BTreeMap::new(),
+            cancels: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
+            cancels_all: false,
             unknown: BTreeSet::new(),
             sequence: 0,
             watch: None,
@@ -144,12 +167,22 @@ impl Client {
         }
     }
 
-    fn session(&self) -> String {
+    pub(super) fn session(&self) -> String {
         format!("s{}", self.number)
     }
 
     pub(super) fn is_done(&self) -> bool {
         self.stage == Stage::Done
+    }
+
+    /// Whether a task of its session may end as cancelled.
+    pub(super) fn may_cancel(&self, id: TaskId) -> bool {
+        self.closes() || self.cancels_all || self.cancels.contains(&id)
+    }
+
+    /// Whether it was told that its session is closed.
+    pub(super) fn knows_it_closed(&self) -> bool {
+        self.stage >= Stage::Closed
     }
 
     /// Whether its session may have been closed by now.
@@ -202,7 +235,7 @@ impl World {
         self.after(delay, Event::Client(client, ClientEvent::Sends(id)));
     }
 
-    fn simple_call(&mut self, client: usize, request: Request) {
+    pub(super) fn simple_call(&mut self, client: usize, request: Request) {
         let life = self.clients[client].life;
         let pending = Pending {
             life,
@@ -215,7 +248,10 @@ impl World {
 
     /// An answer is on its way.
     pub(super) fn send_answer(&mut self, call: &Call, answer: Result<Answer, CoreError>) {
-        self.tell_client(call.client, ClientEvent::Answered(call.id, answer));
+        match call.by {
+            Caller::Client(client) => self.tell_client(client, ClientEvent::Answered(call.id, answer)),
+            Caller::Admin => self.tell_admin(call.id, answer),
+        }
     }
 
     pub(super) fn send_end(&mut self, client: usize, watch: u64, row: Arc<TaskRow>) {
@@ -240,6 +276,9 @@ impl World {
         match event {
             ClientEvent::Goes => self.goes(client),
             ClientEvent::Wave(life, number) if life == self.clients[client].life => self.wave(client, number),
+            ClientEvent::Ends(life, end) if life == self.clients[client].life => {
+                self.end_early(client, end);
+            }
             ClientEvent::Again(pending) if pending.life == self.clients[client].life => {
                 self.call(client, *pending);
             }
@@ -294,7 +333,7 @@ impl World {
         let session = self.clients[client].session();
         self.post(Job::Call(Box::new(Call {
             id,
-            client,
+            by: Caller::Client(client),
             session,
             request,
         })));
@@ -363,8 +402,10 @@ impl World {
                         return Err(format!("client {client} was given task {task} twice"));
                     }
                 }
+                self.plan_cancels(client, &pending.contents, first);
                 return self.proceed(client);
             }
+            (Request::End(end), answer) => return self.ended_early(client, *end, answer),
             (Request::Close, Ok(Answer::Done)) => {
                 self.clients[client].stage = Stage::Closed;
                 return self.finish(client);
@@ -405,10 +446,12 @@ impl World {
                 length: wave.length,
                 kind: match task {
                     0 if wave.poison => Kind::Poison,
+                    _ if wave.hangs(task, self.clients[client].plan.task_timeout) => Kind::Hangs,
                     _ if wave.failing > 0 && task % wave.failing == 0 => Kind::Fails,
                     _ => Kind::Succeeds,
                 },
                 output_size: wave.output,
+                cancelled: wave.cancels(task),
             })
             .collect();
         let size = if wave.single {
@@ -448,10 +491,13 @@ impl World {
                 return Ok(());
             }
             found.stage = Stage::Waiting;
+            self.plan_ending(client);
         }
         let found = &mut self.clients[client];
         let all_ended = found.acknowledged.keys().all(|id| found.ended.contains_key(id));
-        if found.stage == Stage::Waiting && (found.plan.impatient || all_ended) {
+        // The other one has another way.
+        let closes = !matches!(found.plan.ending, Ending::CancelsSession(_));
+        if found.stage == Stage::Waiting && closes && all_ended {
             found.stage = Stage::Closing;
             self.simple_call(client, Request::Close);
         }
@@ -472,6 +518,12 @@ impl World {
             return Err(format!(
                 "client {client} was told the end of task {} twice",
                 row.id
+            ));
+        }
+        if found.cancelled.contains(&row.id) && row.state != TaskState::Cancelled {
+            return Err(format!(
+                "client {client} cancelled task {}, which has ended as {}",
+                row.id, row.state
             ));
         }
         let Some(content) = row.input.as_ref().and_then(Content::decode) else {
@@ -498,7 +550,7 @@ impl World {
         }
     }
 
-    fn finish(&mut self, client: usize) -> Checked {
+    pub(super) fn finish(&mut self, client: usize) -> Checked {
         let found = &mut self.clients[client];
         if found.stage != Stage::Closed || !found.watch_over {
             return Ok(());

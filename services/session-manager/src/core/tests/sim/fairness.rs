@@ -6,7 +6,7 @@ use std::time::Duration;
 use flame_core::Resources;
 use flame_core::config::cluster::Placement;
 
-use super::scenario::{ApplicationPlan, ClientPlan, NodePlan, Scenario, Time, Wave};
+use super::scenario::{ApplicationPlan, ClientPlan, Ending, NodePlan, Scenario, Time, Wave};
 use super::world::World;
 
 const GIB: u64 = 1 << 30;
@@ -29,7 +29,8 @@ fn endless(priority: u32, resources: Resources, begins: Time, length: Duration) 
         resources,
         min_instances: 0,
         max_instances: None,
-        label: None,
+        labels: Vec::new(),
+        task_timeout: None,
         begins,
         waves: vec![Wave {
             pause: Duration::ZERO,
@@ -40,8 +41,11 @@ fn endless(priority: u32, resources: Resources, begins: Time, length: Duration) 
             output: 16,
             failing: 0,
             poison: false,
+            cancelled: 0,
+            cancelled_after: Duration::ZERO,
+            hangs: false,
         }],
-        impatient: false,
+        ending: Ending::Waits,
         lives: 1,
     }
 }
@@ -61,7 +65,9 @@ fn world(nodes: &[Resources], clients: Vec<ClientPlan>) -> World {
         }],
         nodes: nodes.iter().map(node).collect(),
         clients,
+        slow_messages: false,
         faults: Vec::new(),
+        chores: Vec::new(),
     };
     World::new(scenario, false)
 }
@@ -108,7 +114,7 @@ fn two_sessions_of_equal_priority_get_half_each() {
             .expect("nothing is wrong");
         let before = ended(&world);
         world
-            .run_until(Duration::from_secs(40))
+            .run_until(Duration::from_secs(130))
             .expect("nothing is wrong");
         let done: Vec<_> = ended(&world)
             .iter()

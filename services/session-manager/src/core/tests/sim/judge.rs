@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use flame_core::state::TaskState;
-use flame_core::{Resources, TaskId};
+use flame_core::{ExecutorId, Resources, TaskId};
 use flame_rpc::node::{ResultBatch, from_agent, to_agent::Message};
 
 use super::payload::{Content, Kind};
+use super::running::Times;
 use super::scenario::Time;
 use super::world::{Checked, World};
 use crate::core::model::{LOST_AFTER, SUSPECT_AFTER};
@@ -21,6 +22,9 @@ use crate::store::Record;
 const KILLS: u32 = 3;
 /// On top of the length of tasks: a process ends, another one starts and binds.
 const CHANGE_OVER: Duration = Duration::from_secs(3);
+/// On top of the length of tasks: an executor is recalled from, released, and tells of its end, all
+/// of which may wait behind slow messages.
+const GONE_WITHIN: Duration = Duration::from_secs(20);
 
 /// A node as the manager has heard of it.
 #[derive(Debug, Default)]
@@ -38,6 +42,9 @@ pub(super) struct Judge {
     /// How often the service died under a task.
     kills: BTreeMap<u64, u32>,
     nodes: BTreeMap<usize, Heard>,
+    pub(super) times: Times,
+    /// Since when executors are on their way out of nodes that can be told.
+    leaving: BTreeMap<ExecutorId, Time>,
     /// Since when sessions are behind one of lower priority, or without any executor.
     behind: BTreeMap<SessionKey, Time>,
     starved: BTreeMap<SessionKey, Time>,
@@ -58,6 +65,8 @@ impl Judge {
 
     pub(super) fn manager_started(&mut self) {
         self.nodes.clear();
+        self.times.manager_started();
+        self.leaving.clear();
         self.behind.clear();
         self.starved.clear();
     }
@@ -75,6 +84,13 @@ impl Judge {
         if let Some(heard) = self.nodes.get_mut(&node) {
             heard.link.take_if(|present| *present == link);
         }
+    }
+
+    /// Whether that link of the node is the one that counts.
+    pub(super) fn is_present(&self, node: usize, link: LinkId) -> bool {
+        self.nodes
+            .get(&node)
+            .is_some_and(|heard| heard.link == Some(link))
     }
 
     /// Whether a message of that link counts.
@@ -97,20 +113,38 @@ impl Judge {
         true
     }
 
-    /// Nothing new for a node that is not ready; nothing handed out that is not sent.
-    pub(super) fn orders(&self, fx: &Effects, now: Duration) -> Checked {
+    /// Nothing new for a node that is not ready or `out` of service (true: drained); nothing handed
+    /// out that is not sent.
+    pub(super) fn orders(&mut self, fx: &Effects, now: Duration, out: &BTreeMap<usize, bool>) -> Checked {
         let mut sent = 0;
+        let mut handed_out = fx.handed_out.iter();
         for (link, message) in &fx.orders {
-            let what = match &message.message {
-                Some(Message::Start(start)) => format!("executor {}", start.executor_id),
+            let (what, is_start) = match &message.message {
+                Some(Message::Start(start)) => (format!("executor {}", start.executor_id), true),
                 Some(Message::Tasks(batch)) => {
                     sent += batch.tasks.len();
-                    format!("tasks of {}", batch.executor_id)
+                    for (item, task) in batch.tasks.iter().zip(&mut handed_out) {
+                        if item.task_id != task.1 {
+                            return Err(format!(
+                                "task {task:?} is handed out, but {} is sent",
+                                item.task_id
+                            ));
+                        }
+                        let given = (batch.executor_id.as_str(), item.attempt);
+                        self.times.handed_out(*task, given, now);
+                    }
+                    (format!("tasks of {}", batch.executor_id), false)
                 }
                 _ => continue,
             };
             let node = self.nodes.iter().find(|(_, heard)| heard.link == Some(*link));
             let ready = node.is_some_and(|(_, heard)| !heard.draining && now - heard.at < SUSPECT_AFTER);
+            let drained = node.and_then(|(node, _)| out.get(node));
+            if drained.is_some_and(|drained| is_start || *drained) {
+                return Err(format!(
+                    "{what} is sent on link {link} to {node:?}, which is out of service"
+                ));
+            }
             if !ready {
                 return Err(format!(
                     "{what} is sent on link {link} to {node:?} at {now:?}, which is not ready"
@@ -153,7 +187,40 @@ impl Judge {
     }
 }
 
+/// Sessions that may have got executors, and their applications, have no more than they may have,
+/// other than those that are on their way out.
+pub(super) fn limits_hold(core: &Core, keys: &BTreeSet<SessionKey>) -> Checked {
+    for session in keys.iter().filter_map(|key| core.sessions.get(key)) {
+        let (id, name) = (&session.row.id, session.row.application.as_str());
+        let staying = || core.executors.values().filter(|e| !is_leaving(&e.state));
+        let own = staying().filter(|e| e.session == session.row.key).count();
+        let all = staying().filter(|e| e.application.as_str() == name).count();
+        let application = core.applications.get(name);
+        let most = application.and_then(|application| application.spec.max_instances);
+        let within = |count: usize, limit: Option<u32>| limit.is_none_or(|limit| count <= limit as usize);
+        if !within(own, session.row.max_instances) || !within(all, most) {
+            return Err(format!(
+                "session {id} has {own} executors, and application {name} has {all}: more than they may have"
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl World {
+    /// What has ended has ended.
+    pub(super) fn nothing_ended_is_handed_out(&self, fx: &Effects) -> Checked {
+        for (session, id) in &fx.handed_out {
+            let state = self.disk.task(*session, *id).map(|row| row.state);
+            if let Some(state) = state.filter(|state| state.is_terminal()) {
+                return Err(format!(
+                    "task {id} of session {session} is handed out, but has ended as {state}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// A task ended as its input says.
     pub(super) fn outcome_is_right(&self, row: &TaskRow) -> Checked {
         let Some(content) = row.input.as_ref().and_then(Content::decode) else {
@@ -170,10 +237,12 @@ impl World {
                         .is_some_and(|output| content.is_answered_by(output))
             }
             TaskState::Failed if message.contains("died") => kills >= KILLS,
+            // That it was over its time is judged when that is decided, see `running.rs`.
+            TaskState::Failed if message.contains("task_timeout") => true,
             TaskState::Failed => content.kind == Kind::Fails,
             TaskState::Cancelled => {
                 let owner = self.clients.iter().find(|client| client.key == Some(row.session));
-                owner.is_none_or(|client| client.closes())
+                owner.is_none_or(|client| client.may_cancel(row.id))
             }
             _ => false,
         };
@@ -198,6 +267,20 @@ impl World {
                 }
                 return Err(format!("acknowledged session {key} is lost"));
             };
+            if client.knows_it_closed() && stored.is_open() {
+                return Err(format!(
+                    "the end of session {} was acknowledged, but is lost",
+                    stored.row.id
+                ));
+            }
+            for id in &client.cancelled {
+                if stored.task(*id).map(|row| row.state) != Some(TaskState::Cancelled) {
+                    return Err(format!(
+                        "the cancel of task {id} of {} was acknowledged, but is lost",
+                        stored.row.id
+                    ));
+                }
+            }
             for (id, nonce) in &client.acknowledged {
                 let content = stored
                     .task(*id)
@@ -269,12 +352,25 @@ impl World {
     /// wait longer than it takes to finish a task, and everybody gets a turn.
     pub(super) fn look_at_quiet_times(&mut self) -> Checked {
         let now = self.now;
+        self.nobody_runs_for_too_long()?;
+        let longest = self.scenario.longest_task();
         let Some(process) = &self.manager.process else {
             return Ok(());
         };
         let core = &process.core;
-        let lengths = self.scenario.clients.iter().flat_map(|client| &client.waves);
-        let longest = lengths.map(|wave| wave.length).max().unwrap_or_default() * 2;
+        let leaving = core
+            .leaving
+            .iter()
+            .filter_map(|id| core.executors.get(id.as_str()));
+        let told = leaving.filter(|e| core.nodes.get(e.node.as_str()).is_some_and(Node::is_ready));
+        let since = |id: &ExecutorId| *self.judge.leaving.get(id).unwrap_or(&now);
+        let leaving: BTreeMap<_, _> = told.map(|e| (e.id.clone(), since(&e.id))).collect();
+        self.judge.leaving = leaving;
+        let mut slow = self.judge.leaving.iter();
+        if let Some((id, since)) = slow.find(|(_, since)| now - **since > longest + GONE_WITHIN) {
+            let time = now - *since;
+            return Err(format!("executor {id} has been on its way out for {time:?}"));
+        }
         let open = u32::try_from(core.open.len()).unwrap_or(u32::MAX);
         let (mut behind, mut starved) = (BTreeMap::new(), BTreeMap::new());
         for key in &core.open {

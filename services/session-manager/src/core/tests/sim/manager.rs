@@ -2,16 +2,19 @@
 //! `engine/driver.rs` does with them. Orders leave at once; replies, acknowledgements and news when
 //! the outbox lets them.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flame_core::{ApplicationName, SessionId, TaskId};
 use flame_rpc::node::{RunningExecutor, ToAgent, from_agent, to_agent};
-use flame_rpc::v1::{ApplicationSpec, SessionSpec};
+use flame_rpc::v1::SessionSpec;
 
+use super::admin::{self, Errand};
 use super::client::{Answer, Call};
+use super::early::{self, End};
+use super::judge::limits_hold;
 use super::network::Down;
 use super::scenario::Time;
 use super::world::{Checked, Event, World};
@@ -52,6 +55,16 @@ pub(super) enum Request {
     Delete,
     /// News of the session's ends after that sequence number.
     Watch(u64),
+    /// Something ends before its time.
+    End(End),
+    Admin(Errand),
+}
+
+/// Who makes a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    Client(usize),
+    Admin,
 }
 
 #[derive(Debug)]
@@ -204,6 +217,7 @@ impl World {
         let snapshot = self.disk.load();
         self.note(|| format!("manager starts, generation {}", snapshot.generation));
         self.nothing_acknowledged_is_lost()?;
+        self.nothing_acknowledged_by_admin_is_lost()?;
         let mut core = Core::new(self.config(), snapshot);
         let mut fx = Effects::default();
         let now = Now {
@@ -213,12 +227,7 @@ impl World {
         let plans = self.scenario.applications.iter().enumerate();
         let builtins = plans.map(|(at, plan)| {
             let name = ApplicationName::new(&format!("app{at}")).expect("valid");
-            let spec = ApplicationSpec {
-                max_instances: plan.max_instances,
-                delay_release: Some(plan.delay_release),
-                ..ApplicationSpec::default()
-            };
-            (name, spec)
+            (name, plan.spec())
         });
         core.ensure_builtins(builtins.collect(), now, &mut fx)
             .map_err(|error| format!("the applications are refused: {error}"))?;
@@ -256,6 +265,7 @@ impl World {
         for client in 0..self.clients.len() {
             self.cut_client(client);
         }
+        self.cut_admin();
         self.after(down, Event::Manager(ManagerEvent::Starts));
         Ok(())
     }
@@ -298,6 +308,9 @@ impl World {
             records: process.outbox.take_records(),
             ..Effects::default()
         };
+        let known = fx.records.len();
+        // Sessions that may have got executors.
+        let mut grown = BTreeSet::new();
         while let Some(job) = process.jobs.pop_front() {
             let before = fx.records.len();
             match job {
@@ -307,6 +320,9 @@ impl World {
                         format!("manager: hello of node {node} on link {link}, {running_count} executors")
                     });
                     self.judge.hello(node, link, now.mono);
+                    self.judge.times.reported(&running, now.mono);
+                    let reported = running.iter().map(|running| running.session_number);
+                    grown.extend(reported);
                     process
                         .core
                         .node_connected(link, "simulation", *hello, running, now, &mut fx);
@@ -321,13 +337,31 @@ impl World {
                 }
                 Job::Call(call) => {
                     let answer = self.answer(process, &call, now, &mut fx);
+                    if let Request::Admin(errand) = call.request {
+                        self.errand_done(&process.core, errand, &answer)?;
+                    }
                     let changed = fx.records.len() > before;
                     process.outbox.reply(Reply { call, answer }, changed);
                 }
             }
         }
         process.core.settle(now, &mut fx);
-        self.judge.orders(&fx, now.mono)?;
+        for record in &fx.records[known..] {
+            if let Record::TaskFinished(row) = record {
+                self.judge.times.had_its_time(&process.core, row, now.mono)?;
+            }
+        }
+        self.judge.orders(&fx, now.mono, &self.admin.acknowledged)?;
+        self.nothing_ended_is_handed_out(&fx)?;
+        let started = fx
+            .orders
+            .iter()
+            .filter_map(|(_, message)| match &message.message {
+                Some(to_agent::Message::Start(start)) => Some(start.session_number),
+                _ => None,
+            });
+        grown.extend(started);
+        limits_hold(&process.core, &grown)?;
         for (link, message) in std::mem::take(&mut fx.orders) {
             self.send_order(link, message);
         }
@@ -357,6 +391,9 @@ impl World {
             from_agent::Message::Results(batch) => Some(self.judge.current_attempts(&process.core, batch)),
             _ => None,
         };
+        if let (true, from_agent::Message::Results(batch), Some(held)) = (counts, &message, &held) {
+            self.judge.times.results(batch, held, now.mono);
+        }
         process.core.node_message(link, message, now, fx);
         if !counts && (fx.records.len(), fx.answers.len()) != (records, answers) {
             return Err(format!(
@@ -411,10 +448,15 @@ impl World {
                 core.delete_session(session, fx)?;
                 Ok(Answer::Done)
             }
+            Request::End(end) => early::answer(core, session, end, now, fx),
+            Request::Admin(errand) => admin::answer(core, errand, now, fx),
             Request::Watch(after) => {
+                let Caller::Client(client) = call.by else {
+                    return Err(CoreError::Invalid("administrators do not watch".to_owned()));
+                };
                 let progress = core.session_progress(session)?;
                 let watch = ServerWatch {
-                    client: call.client,
+                    client,
                     watch: call.id,
                     sent: after,
                     begun: false,
@@ -422,7 +464,7 @@ impl World {
                     ends: Vec::new(),
                 };
                 let watches = process.watches.entry(progress.key).or_default();
-                watches.retain(|known| known.client != call.client);
+                watches.retain(|known| known.client != client);
                 watches.push(watch);
                 Ok(Answer::Watching(progress.key, progress.open))
             }
@@ -491,6 +533,7 @@ impl World {
         for record in records {
             if let Record::TaskFinished(row) = record {
                 self.outcome_is_right(row)?;
+                self.judge.times.stored(row, self.now);
             }
         }
         Ok(())
@@ -527,13 +570,16 @@ impl World {
     }
 
     fn reply(&mut self, process: &mut Process, reply: Reply) {
-        let (client, id) = (reply.call.client, reply.call.id);
-        let watching = match &reply.answer {
-            Ok(Answer::Watching(key, open)) => Some((*key, *open)),
+        let id = reply.call.id;
+        let watching = match (&reply.answer, reply.call.by) {
+            (Ok(Answer::Watching(key, open)), Caller::Client(client)) => Some((client, *key, *open)),
             _ => None,
         };
-        self.send_answer(&reply.call, reply.answer);
-        let Some((key, open)) = watching else { return };
+        let answer = self.look_up_end(&reply.call, reply.answer);
+        self.send_answer(&reply.call, answer);
+        let Some((client, key, open)) = watching else {
+            return;
+        };
         let watches = process.watches.entry(key).or_default();
         let Some(at) = watches.iter().position(|watch| watch.watch == id) else {
             return;
@@ -647,6 +693,9 @@ fn message_in_words(message: &from_agent::Message) -> String {
 fn order_in_words(message: &to_agent::Message) -> String {
     match message {
         to_agent::Message::Start(start) => format!("start {} for {}", start.executor_id, start.session_id),
+        to_agent::Message::Release(release) if release.give_up => {
+            format!("give up {}: {}", release.executor_id, release.reason)
+        }
         to_agent::Message::Release(release) => format!("release {}: {}", release.executor_id, release.reason),
         to_agent::Message::Tasks(batch) => {
             let tasks: Vec<_> = batch

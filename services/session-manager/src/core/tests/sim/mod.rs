@@ -2,14 +2,17 @@
 //! played, in one thread, from one seed. Whatever fails once fails again with the same seed.
 //! See `docs/simulation.md`.
 
+mod admin;
 mod agent;
 mod client;
+mod early;
 mod fairness;
 mod judge;
 mod ledger;
 mod manager;
 mod network;
 mod payload;
+mod running;
 mod scenario;
 mod shrink;
 mod store;
@@ -232,7 +235,7 @@ fn a_lost_wake_up_is_found() {
 fn a_reply_before_the_commit_is_found() {
     is_found(
         Bug::ReplyBeforeCommit,
-        &["lost", "acknowledged", "asked for", "end"],
+        &["lost", "acknowledged", "asked for", "end", "is stored as"],
     );
 }
 
@@ -249,6 +252,7 @@ fn an_ignored_epoch_is_found() {
             "but a later one exists",
             "not everything has ended",
             "not ready",
+            "is forgotten and is still there",
             "are sent",
         ],
     );

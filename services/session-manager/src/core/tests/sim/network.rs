@@ -119,6 +119,7 @@ impl World {
     /// Mostly fast, now and then not.
     fn delay(&mut self) -> Duration {
         match self.rng.u32(0..100) {
+            _ if !self.scenario.slow_messages => Duration::from_micros(self.rng.u64(20..500)),
             0 => self.millis(0, 3_000),
             1..5 => self.millis(0, 50),
             _ => Duration::from_micros(self.rng.u64(20..500)),

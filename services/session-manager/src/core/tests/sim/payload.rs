@@ -11,6 +11,8 @@ pub(super) enum Kind {
     Fails,
     /// Kills its service.
     Poison,
+    /// Never ends by itself.
+    Hangs,
 }
 
 /// See the module's text.
@@ -21,6 +23,8 @@ pub(super) struct Content {
     pub(super) length: Duration,
     pub(super) kind: Kind,
     pub(super) output_size: usize,
+    /// Its client wants it cancelled.
+    pub(super) cancelled: bool,
 }
 
 impl Content {
@@ -32,8 +36,10 @@ impl Content {
             Kind::Succeeds => 0,
             Kind::Fails => 1,
             Kind::Poison => 2,
+            Kind::Hangs => 3,
         });
         bytes.put_u64(self.output_size as u64);
+        bytes.put_u8(u8::from(self.cancelled));
         bytes.freeze()
     }
 
@@ -45,9 +51,11 @@ impl Content {
             kind: match bytes.try_get_u8().ok()? {
                 0 => Kind::Succeeds,
                 1 => Kind::Fails,
-                _ => Kind::Poison,
+                2 => Kind::Poison,
+                _ => Kind::Hangs,
             },
             output_size: usize::try_from(bytes.try_get_u64().ok()?).ok()?,
+            cancelled: bytes.try_get_u8().ok()? != 0,
         })
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use flame_core::Resources;
 use flame_core::config::cluster::Placement;
+use flame_rpc::v1::ApplicationSpec;
 
 /// Time in the simulation, since its start.
 pub(super) type Time = Duration;
@@ -19,11 +20,15 @@ pub(super) struct Scenario {
     pub(super) applications: Vec<ApplicationPlan>,
     pub(super) nodes: Vec<NodePlan>,
     pub(super) clients: Vec<ClientPlan>,
+    /// Now and then a message takes long, and with it all behind it.
+    pub(super) slow_messages: bool,
     /// In the order of their times.
     pub(super) faults: Vec<(Time, Fault)>,
+    /// What an administrator does, in the order of their times.
+    pub(super) chores: Vec<(Time, Chore)>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ApplicationPlan {
     pub(super) max_instances: Option<u32>,
     /// Seconds.
@@ -44,13 +49,43 @@ pub(super) struct ClientPlan {
     pub(super) resources: Resources,
     pub(super) min_instances: u32,
     pub(super) max_instances: Option<u32>,
-    pub(super) label: Option<&'static str>,
+    /// Labels that its nodes have to have.
+    pub(super) labels: Vec<&'static str>,
+    pub(super) task_timeout: Option<Duration>,
     pub(super) begins: Time,
     pub(super) waves: Vec<Wave>,
-    /// Closes as soon as everything is created, so that tasks are cancelled.
-    pub(super) impatient: bool,
+    pub(super) ending: Ending,
     /// How often the session is made, used, closed and deleted under the same id.
     pub(super) lives: u32,
+}
+
+/// What a client does when it has created everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Closes the session when all tasks have ended.
+    Waits,
+    /// Tries to close it at once, so that tasks that wait are cancelled.
+    Closes,
+    /// Cancels all tasks after a while, and closes the session when they have ended.
+    CancelsTasks(Duration),
+    /// Closes the session after a while, whatever runs.
+    CancelsSession(Duration),
+}
+
+/// What an administrator does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Chore {
+    /// Nothing new for a node; drained: what runs there ends, too.
+    Cordon { node: usize, drain: bool },
+    /// The node is in service again.
+    Uncordon { node: usize },
+    /// The node is not expected to come back.
+    Forget { node: usize },
+    /// The application is another version of itself.
+    Update {
+        application: usize,
+        plan: ApplicationPlan,
+    },
 }
 
 /// Tasks that are created at a time.
@@ -71,6 +106,13 @@ pub(super) struct Wave {
     pub(super) failing: u32,
     /// The first task kills its service.
     pub(super) poison: bool,
+    /// One in so many is cancelled; 0: none.
+    pub(super) cancelled: u32,
+    /// When, after it is known to exist.
+    pub(super) cancelled_after: Duration,
+    /// Those that are cancelled, and the last one if the session has a time limit, never end by
+    /// themselves.
+    pub(super) hangs: bool,
 }
 
 /// Something that goes wrong.
@@ -140,7 +182,13 @@ impl Fault {
 /// Time between two breaks of a link that flaps.
 pub(super) const FLAP_EVERY: Duration = Duration::from_millis(700);
 
+/// Until the manager and an agent have told each other of a task, if messages are slow.
+const NEWS: Duration = Duration::from_secs(7);
+
 const MIB: u64 = 1 << 20;
+
+/// What nodes may be labelled with.
+const LABELS: [&str; 2] = ["zone=a", "disk=ssd"];
 
 fn millis(rng: &mut Rng, range: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(rng.u64(range))
@@ -176,6 +224,7 @@ impl Scenario {
             })
             .collect();
         faults.sort_by_key(|(at, _)| *at);
+        let chores = chores(&mut rng, span, &faults, nodes.len(), applications.len());
         Self {
             seed,
             placement: if rng.bool() {
@@ -187,14 +236,62 @@ impl Scenario {
             applications,
             nodes,
             clients,
+            slow_messages: true,
             faults,
+            chores,
         }
     }
 
-    /// When the last fault is over.
+    /// When the last fault is over, and the administrator has nothing more in mind.
     pub(super) fn calm_at(&self) -> Time {
         let over = self.faults.iter().map(|(at, fault)| *at + fault.lasts());
-        over.max().unwrap_or_default()
+        let chores = self.chores.iter().map(|(at, _)| *at);
+        over.chain(chores).max().unwrap_or_default()
+    }
+
+    /// How long a task may hold its executor when nothing goes wrong.
+    pub(super) fn longest_task(&self) -> Duration {
+        let waves = self.clients.iter().flat_map(|client| {
+            let limit = client.task_timeout;
+            client.waves.iter().map(move |wave| wave.longest_task(limit))
+        });
+        waves.max().unwrap_or_default()
+    }
+}
+
+impl ApplicationPlan {
+    pub(super) fn spec(&self) -> ApplicationSpec {
+        ApplicationSpec {
+            max_instances: self.max_instances,
+            delay_release: Some(self.delay_release),
+            ..ApplicationSpec::default()
+        }
+    }
+}
+
+impl Wave {
+    /// Whether its client cancels the task at that place.
+    pub(super) fn cancels(&self, task: u32) -> bool {
+        self.cancelled > 0 && task % self.cancelled == self.cancelled - 1
+    }
+
+    /// Whether the task at that place never ends by itself. Nobody can cancel a task of which it
+    /// is not known that it exists.
+    pub(super) fn hangs(&self, task: u32, limit: Option<Duration>) -> bool {
+        let cancelled = self.cancels(task) && !self.single;
+        let limited = limit.is_some() && task + 1 == self.tasks;
+        self.hangs && (cancelled || limited)
+    }
+
+    /// For how long a task that never ends by itself runs.
+    pub(super) fn hang(&self, limit: Option<Duration>) -> Duration {
+        limit.unwrap_or(self.cancelled_after) + NEWS
+    }
+
+    fn longest_task(&self, limit: Option<Duration>) -> Duration {
+        let hangs = (0..self.tasks).any(|task| self.hangs(task, limit));
+        let hang = if hangs { self.hang(limit) } else { Duration::ZERO };
+        (self.length * 2).max(hang)
     }
 }
 
@@ -205,11 +302,7 @@ fn node(rng: &mut Rng, labelled: bool) -> NodePlan {
             memory: rng.u64(4..=16) * MIB,
             gpu: rng.u32(0..=2),
         },
-        labels: if labelled && rng.bool() {
-            vec!["zone=a"]
-        } else {
-            Vec::new()
-        },
+        labels: LABELS.into_iter().filter(|_| labelled && rng.bool()).collect(),
     }
 }
 
@@ -248,10 +341,16 @@ fn client(rng: &mut Rng, nodes: &[NodePlan], applications: usize) -> ClientPlan 
         resources,
         min_instances,
         max_instances,
-        label: home.labels.first().copied().filter(|_| rng.bool()),
+        labels: home.labels.iter().copied().filter(|_| rng.bool()).collect(),
+        task_timeout: (rng.u32(0..4) == 0).then(|| millis(rng, 1..3_000)),
         begins: millis(rng, 0..10_000),
         waves,
-        impatient: rng.u32(0..6) == 0,
+        ending: match rng.u32(0..10) {
+            0 => Ending::Closes,
+            1 => Ending::CancelsTasks(millis(rng, 0..2_000)),
+            2 => Ending::CancelsSession(millis(rng, 0..2_000)),
+            _ => Ending::Waits,
+        },
         lives: if rng.u32(0..5) == 0 { 2 } else { 1 },
     }
 }
@@ -273,6 +372,54 @@ fn wave(rng: &mut Rng) -> Wave {
         output: if large { 1 << 20 } else { rng.usize(16..64) },
         failing: [0, 0, 5][rng.usize(0..3)],
         poison: rng.u32(0..12) == 0,
+        cancelled: [0, 0, 0, 1, 4, 10][rng.usize(0..6)],
+        cancelled_after: match rng.bool() {
+            true => Duration::ZERO,
+            false => millis(rng, 1..2_000),
+        },
+        hangs: rng.u32(0..4) == 0,
+    }
+}
+
+/// Half of the administrators have nothing to do; what the others do is done at any time, but nodes
+/// are forgotten while they are away.
+fn chores(
+    rng: &mut Rng,
+    span: Duration,
+    faults: &[(Time, Fault)],
+    nodes: usize,
+    applications: usize,
+) -> Vec<(Time, Chore)> {
+    let count = if rng.bool() { 0 } else { rng.usize(1..=8) };
+    let mut chores = Vec::new();
+    for _ in 0..count {
+        let chore = chore(rng, nodes, applications);
+        chores.push((millis(rng, 0..span.as_millis() as u64), chore));
+    }
+    for (at, fault) in faults {
+        if let Some(node) = fault.node()
+            && count > 0
+            && rng.u32(0..3) == 0
+        {
+            let into = fault.lasts().mul_f64(rng.f64()) + millis(rng, 0..2_000);
+            chores.push((*at + into, Chore::Forget { node }));
+        }
+    }
+    chores.sort_by_key(|(at, _)| *at);
+    chores
+}
+
+fn chore(rng: &mut Rng, nodes: usize, applications: usize) -> Chore {
+    let node = rng.usize(0..nodes);
+    match rng.u32(0..10) {
+        0..3 => Chore::Cordon { node, drain: false },
+        3..6 => Chore::Cordon { node, drain: true },
+        6..8 => Chore::Uncordon { node },
+        8 => Chore::Forget { node },
+        _ => Chore::Update {
+            application: rng.usize(0..applications),
+            plan: application(rng),
+        },
     }
 }
 
@@ -334,8 +481,8 @@ fn fault(rng: &mut Rng, nodes: usize, clients: usize) -> Fault {
 }
 
 impl Fault {
-    /// Whether it happens to that node.
-    pub(super) fn needs_node(&self, number: usize) -> bool {
+    /// The node to which it happens.
+    pub(super) fn node(&self) -> Option<usize> {
         match self {
             Self::LinkCut { node, .. }
             | Self::LinkStalls { node, .. }
@@ -345,13 +492,23 @@ impl Fault {
             | Self::AgentStopped { node, .. }
             | Self::ServiceDies { node }
             | Self::BindFails { node, .. }
-            | Self::NodeSlow { node, .. } => *node == number,
-            _ => false,
+            | Self::NodeSlow { node, .. } => Some(*node),
+            _ => None,
         }
     }
 
     /// Whether it happens to that client.
     pub(super) fn needs_client(&self, number: usize) -> bool {
         matches!(self, Self::ClientCut { client } if *client == number)
+    }
+}
+
+impl Chore {
+    /// The node that it is about.
+    pub(super) fn node(&self) -> Option<usize> {
+        match self {
+            Self::Cordon { node, .. } | Self::Uncordon { node } | Self::Forget { node } => Some(*node),
+            Self::Update { .. } => None,
+        }
     }
 }

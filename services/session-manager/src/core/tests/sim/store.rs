@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flame_core::state::{SessionState, TaskState};
-use flame_core::{ApplicationName, TaskId};
+use flame_core::{ApplicationName, NodeName, TaskId};
 
-use crate::core::{Application, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{Application, Cordon, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
 use crate::store::{Record, Snapshot, StoredSession};
 
 /// One session on disk.
@@ -30,6 +30,7 @@ pub(super) struct Disk {
     generation: u32,
     last_session: SessionKey,
     applications: BTreeMap<ApplicationName, Application>,
+    cordons: BTreeMap<NodeName, Cordon>,
     pub(super) sessions: BTreeMap<SessionKey, Stored>,
 }
 
@@ -152,8 +153,14 @@ impl Disk {
                 requests.retain(|known| Some(&known.id) != forgotten.as_ref());
                 requests.push(row.clone());
             }
-            // Nothing of the rest is used here.
-            _ => {}
+            Record::NodeCordoned(cordon) => drop(self.cordons.insert(cordon.node.clone(), cordon.clone())),
+            Record::NodeUncordoned(node) => {
+                if self.cordons.remove(node).is_none() {
+                    return Err(format!("node {node} is uncordoned, but was in service"));
+                }
+            }
+            // Rows of removed sessions are gone at once here.
+            Record::Tidied => {}
         }
         Ok(())
     }
@@ -176,6 +183,21 @@ impl Disk {
         Ok(())
     }
 
+    /// The application on disk.
+    pub(super) fn application(&self, name: &str) -> Option<&Application> {
+        self.applications.get(name)
+    }
+
+    /// Whether a node is out of service, and what runs there ends.
+    pub(super) fn cordon(&self, node: &str) -> Option<bool> {
+        self.cordons.get(node).map(|cordon| cordon.drain)
+    }
+
+    /// The task on disk, open or ended.
+    pub(super) fn task(&self, session: SessionKey, id: TaskId) -> Option<&TaskRow> {
+        self.sessions.get(&session)?.task(id)
+    }
+
     /// What a session manager that starts finds.
     pub(super) fn load(&mut self) -> Snapshot {
         self.generation += 1;
@@ -184,6 +206,7 @@ impl Disk {
             last_session: self.last_session,
             applications: self.applications.values().cloned().collect(),
             sessions: self.sessions.values().map(Stored::snapshot).collect(),
+            cordons: self.cordons.values().cloned().collect(),
             ..Snapshot::default()
         }
     }

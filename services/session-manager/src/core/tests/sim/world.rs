@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 
+use super::admin::{Admin, AdminEvent};
 use super::agent::{Agent, AgentEvent};
 use super::client::{Client, ClientEvent};
 use super::judge::Judge;
@@ -33,6 +34,7 @@ pub(super) enum Event {
     Network(NetworkEvent),
     Agent(usize, AgentEvent),
     Client(usize, ClientEvent),
+    Admin(AdminEvent),
     Fault(usize),
     /// One break of a link that flaps.
     Flap(usize),
@@ -78,6 +80,7 @@ pub(super) struct World {
     pub(super) network: Network,
     pub(super) agents: Vec<Agent>,
     pub(super) clients: Vec<Client>,
+    pub(super) admin: Admin,
     pub(super) judge: Judge,
     /// All faults are over.
     pub(super) calm: bool,
@@ -103,6 +106,7 @@ impl World {
             network: Network::default(),
             agents,
             clients,
+            admin: Admin::default(),
             judge: Judge::default(),
             calm: false,
             steps: 0,
@@ -128,6 +132,10 @@ impl World {
         }
         for fault in 0..self.scenario.faults.len() {
             self.at(self.scenario.faults[fault].0, Event::Fault(fault));
+        }
+        for chore in 0..self.scenario.chores.len() {
+            let at = self.scenario.chores[chore].0;
+            self.at(at, Event::Admin(AdminEvent::Begins(chore)));
         }
         self.at(self.scenario.calm_at(), Event::Calm);
     }
@@ -163,7 +171,7 @@ impl World {
     }
 
     fn is_done(&self) -> bool {
-        self.clients.iter().all(Client::is_done)
+        self.clients.iter().all(Client::is_done) && self.admin.is_done()
     }
 
     /// Runs until everything has ended, or something is wrong.
@@ -206,6 +214,7 @@ impl World {
             Event::Network(event) => self.on_network(event),
             Event::Agent(node, event) => self.on_agent(node, event),
             Event::Client(client, event) => self.on_client(client, event),
+            Event::Admin(event) => self.on_admin(event),
             Event::Fault(at) => {
                 let fault = self.scenario.faults[at].1.clone();
                 self.note(|| format!("FAULT {fault:?}"));
@@ -222,7 +231,7 @@ impl World {
                 self.after(LOOK_EVERY, Event::Look);
                 // Sessions whose binding failed go on when a node is new.
                 self.add_node();
-                Ok(())
+                self.on_admin(AdminEvent::Restores)
             }
             Event::Look => {
                 self.after(LOOK_EVERY, Event::Look);
@@ -268,6 +277,9 @@ impl World {
         let mut text = "not everything has ended long after the last fault:".to_owned();
         for client in self.clients.iter().filter(|client| !client.is_done()) {
             text.push_str(&format!("\n  {}", client.progress()));
+        }
+        if !self.admin.is_done() {
+            text.push_str(&format!("\n  administrator: {:?}", self.admin));
         }
         if let Some(process) = &self.manager.process {
             text.push_str(&format!("\n  manager: {}", process.in_words()));
