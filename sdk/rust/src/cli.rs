@@ -46,7 +46,10 @@ mod tests {
     #[test]
     fn the_command_line_is_above_all() {
         let line = Line::try_parse_from(["x", "-e", "http://given:5"]).expect("valid");
-        assert_eq!(line.cluster.load().expect("valid").endpoint.url(), "http://given:5");
+        assert_eq!(
+            line.cluster.load().expect("valid").endpoint.url(),
+            "http://given:5"
+        );
         let line = Line::try_parse_from(["x", "--config", "/nonexistent.yaml"]).expect("valid");
         let error = crate::error::report(&line.cluster.load().expect_err("there is none"));
         assert!(error.contains("/nonexistent.yaml"), "{error}");
