@@ -166,7 +166,7 @@ async fn live(
         process: process.as_ref(),
         service,
         inbox,
-        kind,
+        kind: kind.filter(|_| process.can_be_handed_over()),
     };
     match serving.until_the_end().await {
         Parting::Ended(ended) => ended,

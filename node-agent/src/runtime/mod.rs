@@ -158,9 +158,12 @@ pub trait Running: Send + Sync {
     fn exited(&self) -> BoxFuture<'_, Exit>;
     /// Asks for the end of the process and of all that it started. No effect once it has ended.
     fn stop(&self, how: Stop);
-    /// Has what it writes from now on kept as the output of `executor`. Completes when what it had
-    /// written before is kept as before.
-    /// Where outputs are told apart by process and not by executor there is nothing to do.
+    /// Whether another executor may have it once its own has ended, see [`Running::hand_over`].
+    fn can_be_handed_over(&self) -> bool {
+        false
+    }
+    /// It is the process of `executor` from now on: what it writes is kept as that one's output. Completes
+    /// when what it had written before is kept as before.
     fn hand_over<'a>(&'a self, executor: &'a ExecutorId) -> BoxFuture<'a, ()> {
         let _ = executor;
         Box::pin(std::future::ready(()))

@@ -244,6 +244,10 @@ impl Running for ProcessOfExecutor {
         }
     }
 
+    fn can_be_handed_over(&self) -> bool {
+        true
+    }
+
     fn hand_over<'a>(&'a self, executor: &'a ExecutorId) -> BoxFuture<'a, ()> {
         async move {
             if let Some(output) = self.handle.outputs.first() {
