@@ -28,7 +28,7 @@ impl Systemd {
     /// [`SystemdError::NoSuchUnit`], [`SystemdError::Denied`] or [`SystemdError::Call`].
     pub async fn begin_start(&self, unit: &str) -> Result<JobId, SystemdError> {
         let start = self.manager.start_unit(unit, REPLACE);
-        Ok(JobId::new(call("start", &[unit], start).await?))
+        Ok(JobId::new(call("start", &[unit], start).await?.as_str()))
     }
 
     /// Asks for the end of `unit`: SIGTERM, and SIGKILL when its `TimeoutStopSec=` is over.
@@ -37,7 +37,7 @@ impl Systemd {
     /// As [`Self::begin_start`].
     pub async fn begin_stop(&self, unit: &str) -> Result<JobId, SystemdError> {
         let stop = self.manager.stop_unit(unit, REPLACE);
-        Ok(JobId::new(call("stop", &[unit], stop).await?))
+        Ok(JobId::new(call("stop", &[unit], stop).await?.as_str()))
     }
 
     /// Sends a signal to all processes of `unit`.

@@ -18,11 +18,13 @@ const QUEUE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
 /// A job of the service manager.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct JobId(OwnedObjectPath);
+pub struct JobId(String);
 
 impl JobId {
-    pub(super) fn new(path: OwnedObjectPath) -> Self {
-        Self(path)
+    /// The job with this object path.
+    #[must_use]
+    pub fn new(path: &str) -> Self {
+        Self(path.to_owned())
     }
 }
 
@@ -131,7 +133,7 @@ impl UnitSignals {
                 let (_, job, unit, result): (u32, OwnedObjectPath, &str, &str) = body.deserialize().ok()?;
                 unit.starts_with(&self.prefix).then(|| UnitSignal::JobRemoved {
                     unit: unit.to_owned(),
-                    job: JobId(job),
+                    job: JobId::new(job.as_str()),
                     result: JobResult::from_name(result),
                 })
             }
