@@ -131,7 +131,7 @@ impl Pass {
         let most = row.max_instances.map_or(usize::MAX, |max| max as usize);
         // Like the limit of an application, that of a session counts processes, also those that
         // are on their way out.
-        let most = most.saturating_sub(session.executors.len() - have);
+        let most = most.saturating_sub(session.executors.len().saturating_sub(have));
         session.unserved = session.paused || have >= most;
         if !session.avoids.is_empty() {
             session.avoids.retain(|_, until| *until > now.mono);
