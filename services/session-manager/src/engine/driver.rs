@@ -175,8 +175,8 @@ impl Run {
         for job in jobs.drain(..) {
             let before = fx.records.len();
             let release = job(core, now, &mut fx);
-            let changed = fx.records.len() > before;
-            self.outbox.reply(release, changed);
+            let promises = release.promises || fx.records.len() > before;
+            self.outbox.reply(release, promises);
         }
         if core.timers_are_due(now) {
             // Signs of life may wait in the queue, or may be on their way into it.
@@ -285,11 +285,15 @@ impl Run {
         self.refuse_with(&CoreError::Unavailable(text));
     }
 
-    /// While the store fails, clients that wait for a change are told so at once, and those that
+    /// While the store fails, clients that asked for a change are told so at once, and those that
     /// read get their answer.
     fn refuse_with(&mut self, error: &CoreError) {
         for reply in self.outbox.take_replies() {
-            (reply.reply)(if reply.changed { Err(error.clone()) } else { Ok(()) });
+            (reply.reply.send)(if reply.promises {
+                Err(error.clone())
+            } else {
+                Ok(())
+            });
         }
     }
 
@@ -301,7 +305,7 @@ impl Run {
         }
         self.driver.watchers.publish(held.updates, &held.closed);
         for reply in held.replies {
-            (reply.reply)(Ok(()));
+            (reply.reply.send)(Ok(()));
         }
     }
 

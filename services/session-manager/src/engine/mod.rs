@@ -29,8 +29,15 @@ use driver::Driver;
 use links::Links;
 use storing::{Storage, StoreHealth};
 
-/// Sends a reply, or the reason why there is none.
-type Release = Box<dyn FnOnce(Result<(), CoreError>) + Send>;
+/// What is left of a command that was applied.
+struct Release {
+    /// Sends the reply, or the reason why there is none.
+    send: Box<dyn FnOnce(Result<(), CoreError>) + Send>,
+    /// Whoever gets the reply believes that something is durable. Also if nothing had to be changed
+    /// for that: what changed it before may not be durable yet.
+    promises: bool,
+}
+
 /// A command: applied to the core, it leaves effects and a reply.
 type Job = Box<dyn FnOnce(&mut Core, Now, &mut Effects) -> Release + Send>;
 
@@ -99,13 +106,22 @@ impl Engine {
         &self,
         command: impl FnOnce(&mut Core, Now, &mut Effects) -> Result<T, CoreError> + Send + 'static,
     ) -> Result<T, CoreError> {
+        self.ask(command, false).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Core, Now, &mut Effects) -> Result<T, CoreError> + Send + 'static,
+        promises: bool,
+    ) -> Result<T, CoreError> {
         let (sender, receiver) = oneshot::channel();
         self.post(move |core, now, fx| {
             let result = command(core, now, fx);
-            Box::new(move |durable| {
+            let send = Box::new(move |durable: Result<(), CoreError>| {
                 // A client that went away does not want its reply.
                 let _gone = sender.send(durable.and(result));
-            })
+            });
+            Release { send, promises }
         });
         receiver.await.unwrap_or_else(|_| {
             Err(CoreError::Unavailable(
@@ -124,14 +140,17 @@ impl Engine {
         command: impl FnOnce(&mut Core, Now, &mut Effects) -> Result<T, CoreError> + Send + 'static,
     ) -> Result<T, CoreError> {
         self.health.check()?;
-        self.read(command).await
+        self.ask(command, true).await
     }
 
     /// Applies a command that nobody waits for.
     pub fn tell(&self, command: impl FnOnce(&mut Core, Now, &mut Effects) + Send + 'static) {
         self.post(move |core, now, fx| {
             command(core, now, fx);
-            Box::new(|_| {})
+            Release {
+                send: Box::new(|_| {}),
+                promises: false,
+            }
         });
     }
 

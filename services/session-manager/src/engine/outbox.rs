@@ -16,8 +16,8 @@ use crate::store::Record;
 #[derive(Debug)]
 pub(crate) struct Reply<R> {
     pub(crate) reply: R,
-    /// Whether its command changed something that has to be stored.
-    pub(crate) changed: bool,
+    /// Whether it promises something that has to be durable.
+    pub(crate) promises: bool,
 }
 
 /// What is left to do when a batch is durable.
@@ -78,9 +78,9 @@ impl<R> Outbox<R> {
         std::mem::take(&mut self.records)
     }
 
-    /// A command was applied; its reply waits. `changed`: it left records.
-    pub(crate) fn reply(&mut self, reply: R, changed: bool) {
-        self.waiting.replies.push(Reply { reply, changed });
+    /// A command was applied; its reply waits.
+    pub(crate) fn reply(&mut self, reply: R, promises: bool) {
+        self.waiting.replies.push(Reply { reply, promises });
     }
 
     /// News beside those of the effects.
@@ -145,8 +145,8 @@ impl<R> Outbox<R> {
         self.waiting.merge(later);
     }
 
-    /// While the store fails nobody is kept waiting: replies leave at once, those to commands that
-    /// changed something as errors.
+    /// While the store fails nobody is kept waiting: replies leave at once, those that promise
+    /// something as errors.
     pub(crate) fn take_replies(&mut self) -> Vec<Reply<R>> {
         std::mem::take(&mut self.waiting.replies)
     }

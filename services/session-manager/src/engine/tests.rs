@@ -222,6 +222,29 @@ async fn while_the_store_fails_new_work_is_refused_reads_go_on_and_nothing_is_lo
     assert_eq!(bed.create_task().await.expect("ends").expect("created").id, 2);
 }
 
+/// A repeated call finds that there is nothing left to change, but what the first one changed is
+/// not durable.
+#[tokio::test]
+async fn while_the_store_fails_a_repeated_call_is_refused_like_the_first() {
+    let mut bed = Bed::new().await;
+    let close = |engine: &Engine| {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let closed = engine.write(|core, now, fx| core.close_session("s", now, fx));
+            closed.await
+        })
+    };
+    let first = close(&bed.engine);
+    bed.commit_began().await;
+    let again = close(&bed.engine);
+    tokio::task::yield_now().await;
+    bed.order(Order::Fail);
+    for reply in [first, again] {
+        let reply = reply.await.expect("ends");
+        assert!(matches!(reply, Err(CoreError::Unavailable(_))), "{reply:?}");
+    }
+}
+
 #[tokio::test]
 async fn news_for_watchers_wait_for_the_record() {
     let mut bed = Bed::new().await;

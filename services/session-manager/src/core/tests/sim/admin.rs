@@ -290,7 +290,8 @@ impl World {
     pub(super) fn nothing_acknowledged_by_admin_is_lost(&self) -> Checked {
         for (node, drain) in &self.admin.acknowledged {
             let stored = self.disk.cordon(&node_name(*node));
-            if stored != Some(*drain) {
+            // It may be drained since before a forgetting that was lost with the manager.
+            if stored.is_none_or(|drained| *drain && !drained) {
                 return Err(format!(
                     "node {node} was taken out of service (drained: {drain}), and is stored as {stored:?}"
                 ));

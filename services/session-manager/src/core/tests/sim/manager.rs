@@ -60,6 +60,12 @@ pub(super) enum Request {
     Admin(Errand),
 }
 
+impl Request {
+    fn is_write(&self) -> bool {
+        !matches!(self, Self::Watch(_) | Self::Admin(Errand::LooksAt(_)))
+    }
+}
+
 /// Who makes a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
@@ -340,8 +346,8 @@ impl World {
                     if let Request::Admin(errand) = call.request {
                         self.errand_done(&process.core, errand, &answer)?;
                     }
-                    let changed = fx.records.len() > before;
-                    process.outbox.reply(Reply { call, answer }, changed);
+                    let promises = call.request.is_write() || fx.records.len() > before;
+                    process.outbox.reply(Reply { call, answer }, promises);
                 }
             }
         }
@@ -423,7 +429,7 @@ impl World {
     ) -> Result<Answer, CoreError> {
         let core = &mut process.core;
         let session = call.session.as_str();
-        if process.failing && !matches!(call.request, Request::Watch(_)) {
+        if process.failing && call.request.is_write() {
             return Err(CoreError::Unavailable("the store fails".to_owned()));
         }
         match call.request.clone() {
@@ -472,8 +478,8 @@ impl World {
     }
 
     fn refuse(&mut self, process: &mut Process) {
-        for outbox::Reply { mut reply, changed } in process.outbox.take_replies() {
-            if changed && reply.answer.is_ok() {
+        for outbox::Reply { mut reply, promises } in process.outbox.take_replies() {
+            if promises {
                 let text = "whether this request takes effect is not known yet";
                 reply.answer = Err(CoreError::Unavailable(text.to_owned()));
             }
@@ -687,6 +693,7 @@ fn message_in_words(message: &from_agent::Message) -> String {
         }
         from_agent::Message::Draining(_) => "draining".to_owned(),
         from_agent::Message::Leave(_) => "leave".to_owned(),
+        from_agent::Message::Log(_) => "lines of a log".to_owned(),
     }
 }
 
@@ -709,5 +716,6 @@ fn order_in_words(message: &to_agent::Message) -> String {
         to_agent::Message::Ack(ack) => format!("ack {}", ack.sequence),
         to_agent::Message::Welcome(_) => "welcome".to_owned(),
         to_agent::Message::Refuse(_) => "refuse".to_owned(),
+        to_agent::Message::Log(_) => "read a log".to_owned(),
     }
 }
