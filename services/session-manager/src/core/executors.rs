@@ -219,7 +219,12 @@ impl Core {
         let session = self.sessions.get_mut(&executor.session);
         let task = session.and_then(|session| session.live.get_mut(&killed?));
         let attempt = update.lost.first().map_or(0, |lost| lost.attempt);
-        let is_new = task.is_some_and(|task| std::mem::replace(&mut task.last_killed, attempt) != attempt);
+        // The agent of an earlier attempt may tell of its death again after a later one has died.
+        let is_new = task.is_some_and(|task| {
+            let is_new = attempt > task.last_killed;
+            task.last_killed = task.last_killed.max(attempt);
+            is_new
+        });
         let killed = killed
             .filter(|_| is_new)
             .map(|task| (task, update.message.as_str()));

@@ -215,7 +215,7 @@ pub(crate) struct Task {
     pub(crate) phase: TaskPhase,
     /// How often its service died under it.
     pub(crate) kills: u32,
-    /// The attempt that ended so last: an agent that connects again tells of a death once more.
+    /// The latest attempt that ended so: an agent that connects again tells of a death once more.
     pub(crate) last_killed: u64,
 }
 

@@ -386,6 +386,24 @@ fn a_death_that_is_told_twice_counts_once() {
     assert!(bed.ended.is_empty(), "{:?}", bed.ended);
 }
 
+/// Found by the simulation (seed 28559): the task died elsewhere before the first death was told again.
+#[test]
+fn a_death_that_is_told_again_after_a_later_one_counts_once() {
+    let (mut bed, link) = bound(1, 1);
+    let (executor, task) = bed.handed[0].clone();
+    let first = bed.running(&executor, std::slice::from_ref(&task));
+    bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 9");
+    bed.bind_all(link);
+    let second = bed.handed[0].0.clone();
+    bed.update(link, &second, ExecutorPhase::Died, "killed by signal 9");
+    assert_eq!(bed.core.sessions[&1].live[&1].kills, 2);
+    let link = bed.connect("n", 1, vec![first]);
+    bed.handed = vec![(executor.clone(), task)];
+    bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 9");
+    assert_eq!(bed.core.sessions[&1].live[&1].kills, 2);
+    assert!(bed.ended.is_empty(), "{:?}", bed.ended);
+}
+
 /// Found by the simulation (seed 4040): the agent still had a result of the session that was
 /// deleted, and the new session's task had the same number.
 #[test]
