@@ -441,3 +441,102 @@ fn a_result_for_a_deleted_session_is_not_taken_by_another_of_the_same_id() {
     bed.results(link, vec![Bed::done(&executor, &task, 0)]);
     assert!(bed.ended.is_empty(), "{:?}", bed.ended);
 }
+
+/// What a new session manager finds of session "s" in `bed`, with its tasks up to `last_task`.
+fn restarted(bed: &Bed, last_task: TaskId) -> Bed {
+    let stored = StoredSession {
+        row: bed.core.sessions[&1].row.clone(),
+        common_data_in_store: false,
+        events: Vec::new(),
+        last_task,
+        open: (1..=last_task)
+            .filter_map(|id| bed.core.live_row((1, id)))
+            .collect(),
+        succeeded: 0,
+        failed: 0,
+        cancelled: 0,
+        requests: Vec::new(),
+    };
+    let snapshot = Snapshot {
+        generation: 2,
+        applications: bed.core.applications.values().cloned().collect(),
+        sessions: vec![stored],
+        ..Snapshot::default()
+    };
+    Bed::with(config(), snapshot)
+}
+
+/// Found by the simulation: the task was created, handed out, and lost before it was stored.
+#[test]
+fn a_result_of_a_task_that_was_never_stored_is_not_that_of_the_next_with_its_number() {
+    let (old, _) = bound(2, 2);
+    let (executor, lost) = old.handed[1].clone();
+    let mut bed = restarted(&old, 1);
+    bed.tasks("s", 1);
+    let link = bed.connect("n", 1, vec![old.running(&executor, std::slice::from_ref(&lost))]);
+    bed.results(link, vec![Bed::done(&executor, &lost, 0)]);
+    assert!(bed.ended.is_empty(), "{:?}", bed.ended);
+    assert!(bed.core.sessions[&1].live.contains_key(&lost.task_id));
+}
+
+/// Found by the simulation: others were started before the old one was heard of.
+#[test]
+fn an_adopted_executor_counts_for_the_limit_of_its_session() {
+    let mut old = Bed::new();
+    let limited = SessionSpec {
+        max_instances: Some(1),
+        ..spec("app")
+    };
+    let link = old.node("n", 1);
+    old.session("s", limited);
+    old.tasks("s", 2);
+    old.bind_all(link);
+    let (executor, task) = old.handed[0].clone();
+    let mut bed = restarted(&old, 2);
+    bed.node("other", 1);
+    assert_eq!(bed.started.len(), 1);
+    bed.connect("n", 1, vec![old.running(&executor, std::slice::from_ref(&task))]);
+    let staying = bed
+        .core
+        .executors
+        .values()
+        .filter(|executor| !executor.is_leaving());
+    assert_eq!(staying.count(), 1);
+}
+
+/// Found by the simulation: the next look at the node was planned for when it would be lost.
+#[test]
+fn a_node_that_was_suspect_is_so_again_in_time() {
+    let (mut bed, link) = bound(1, 1);
+    for _ in 0..2 {
+        bed.wait(Duration::from_secs(15));
+        assert_eq!(bed.core.nodes["n"].state, flame_core::state::NodeState::Suspect);
+        bed.say(link, from_agent::Message::Heartbeat(Heartbeat::default()));
+        let deadline = bed.core.next_deadline(bed.now).expect("set");
+        assert!(deadline <= bed.now.mono + Duration::from_secs(15));
+    }
+}
+
+/// Found by the simulation: the task came with the result that made the executor idle.
+#[test]
+fn an_executor_for_which_a_task_waits_is_not_released_as_idle() {
+    let mut bed = Bed::new();
+    let quick = ApplicationSpec {
+        delay_release: Some(0),
+        ..ApplicationSpec::default()
+    };
+    bed.application("quick", quick);
+    let link = bed.node("n", 1);
+    bed.session("s", spec("quick"));
+    bed.tasks("s", 1);
+    bed.bind_all(link);
+    let (executor, task) = bed.handed.remove(0);
+    let results = vec![Bed::done(&executor, &task, 0)];
+    bed.run(|core, now, fx| {
+        let batch = ResultBatch { sequence: 1, results };
+        core.node_message(link, from_agent::Message::Results(batch), now, fx);
+        core.create_task("s", None, now, fx).expect("created");
+    });
+    assert!(bed.releasing.is_empty());
+    assert_eq!(bed.handed[0].0, executor);
+}
