@@ -5,6 +5,7 @@
 pub mod client;
 pub mod cluster;
 mod endpoint;
+pub mod node;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 pub use client::ClientConfig;
 pub use cluster::ClusterConfig;
 pub use endpoint::{DEFAULT_PORT, Endpoint, EndpointError, Scheme};
+pub use node::NodeConfig;
 
 /// Why a configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +119,7 @@ pub fn from_yaml<T: DeserializeOwned>(text: &str, known: &[&str]) -> Result<T, C
 /// typing errors: swapped, missing and doubled letters stay above it.
 const WORTH_SUGGESTING: f64 = 0.6;
 
-fn nearest(key: &str, known: &[&str]) -> String {
+pub(crate) fn nearest(key: &str, known: &[&str]) -> String {
     let generic: Vec<&str> = key
         .split('.')
         .map(|part| {
