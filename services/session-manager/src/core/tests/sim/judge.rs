@@ -15,7 +15,9 @@ use super::scenario::Time;
 use super::world::{Checked, World};
 use crate::core::model::{LOST_AFTER, SUSPECT_AFTER};
 use crate::core::recent::Recent;
-use crate::core::{Core, Effects, ExecutorState, LinkId, Node, Session, SessionKey, TaskPhase, TaskRow};
+use crate::core::{
+    Core, Effects, Executor, ExecutorState, LinkId, Node, Session, SessionKey, TaskPhase, TaskRow,
+};
 use crate::store::Record;
 
 /// How often a service has to die under a task before the task may fail for that.
@@ -187,22 +189,35 @@ impl Judge {
     }
 }
 
-/// Sessions that may have got executors, and their applications, have no more than they may have,
-/// other than those that are on their way out.
+/// Sessions whose executors came back with a node, and their applications, have no more than they
+/// may have, other than those that are on their way out.
 pub(super) fn limits_hold(core: &Core, keys: &BTreeSet<SessionKey>) -> Checked {
-    for session in keys.iter().filter_map(|key| core.sessions.get(key)) {
-        let (id, name) = (&session.row.id, session.row.application.as_str());
-        let staying = || core.executors.values().filter(|e| !is_leaving(&e.state));
-        let own = staying().filter(|e| e.session == session.row.key).count();
-        let all = staying().filter(|e| e.application.as_str() == name).count();
-        let application = core.applications.get(name);
-        let most = application.and_then(|application| application.spec.max_instances);
-        let within = |count: usize, limit: Option<u32>| limit.is_none_or(|limit| count <= limit as usize);
-        if !within(own, session.row.max_instances) || !within(all, most) {
-            return Err(format!(
-                "session {id} has {own} executors, and application {name} has {all}: more than they may have"
-            ));
-        }
+    keys.iter()
+        .try_for_each(|key| within_limits(core, *key, |executor| !is_leaving(&executor.state)))
+}
+
+/// Sessions that get new executors, and their applications, have no more than they may have, with
+/// those that are on their way out: their processes are still there.
+pub(super) fn starts_are_within_limits(core: &Core, keys: &BTreeSet<SessionKey>) -> Checked {
+    keys.iter()
+        .try_for_each(|key| within_limits(core, *key, |_| true))
+}
+
+fn within_limits(core: &Core, key: SessionKey, counts: impl Fn(&Executor) -> bool) -> Checked {
+    let Some(session) = core.sessions.get(&key) else {
+        return Ok(());
+    };
+    let (id, name) = (&session.row.id, session.row.application.as_str());
+    let counted = || core.executors.values().filter(|executor| counts(executor));
+    let own = counted().filter(|e| e.session == key).count();
+    let all = counted().filter(|e| e.application.as_str() == name).count();
+    let application = core.applications.get(name);
+    let most = application.and_then(|application| application.spec.max_instances);
+    let within = |count: usize, limit: Option<u32>| limit.is_none_or(|limit| count <= limit as usize);
+    if !within(own, session.row.max_instances) || !within(all, most) {
+        return Err(format!(
+            "session {id} has {own} executors, and application {name} has {all}: more than they may have"
+        ));
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use flame_rpc::v1::SessionSpec;
 use super::admin::{self, Errand};
 use super::client::{Answer, Call};
 use super::early::{self, End};
-use super::judge::limits_hold;
+use super::judge::{limits_hold, starts_are_within_limits};
 use super::network::Down;
 use super::scenario::Time;
 use super::world::{Checked, Event, World};
@@ -366,7 +366,7 @@ impl World {
                 Some(to_agent::Message::Start(start)) => Some(start.session_number),
                 _ => None,
             });
-        grown.extend(started);
+        starts_are_within_limits(&process.core, &started.collect())?;
         limits_hold(&process.core, &grown)?;
         for (link, message) in std::mem::take(&mut fx.orders) {
             self.send_order(link, message);
