@@ -26,6 +26,7 @@ PROGRAMS = (
     "flmping-service",
     "flmexec",
     "flmexec-service",
+    "flame-units",
     "wordcount",
     "wordcount-service",
     "flame-soak",

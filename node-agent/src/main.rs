@@ -15,6 +15,8 @@ use flame_node_agent::environment::{Surroundings, of_this_process};
 use flame_node_agent::executor::Host;
 use flame_node_agent::link::{Link, chain};
 use flame_node_agent::runtime::process::ProcessRuntime;
+use flame_node_agent::runtime::systemd::{Profile, Settings, SystemdRuntime, Unusable};
+use flame_node_agent::runtime::{Runtime, Stop};
 use flame_node_agent::socket::SocketWatch;
 use flame_systemd::notify::Notifier;
 
@@ -51,6 +53,22 @@ struct Arguments {
         value_delimiter = ','
     )]
     labels: Vec<String>,
+    /// How executors run
+    #[arg(long, value_enum, env = "FLAME_NODE_RUNTIME", default_value = "process")]
+    runtime: RuntimeKind,
+    /// Sandbox of executors in units: strict, standard or none; an application's label sandbox=strict makes
+    /// its own stricter
+    #[arg(long, value_name = "PROFILE", env = "FLAME_NODE_SANDBOX", default_value_t)]
+    sandbox: Profile,
+}
+
+/// How executors run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum RuntimeKind {
+    /// Child processes of the agent
+    Process,
+    /// Units of systemd, each in a sandbox
+    Systemd,
 }
 
 /// Why the agent cannot run, and the status it exits with.
@@ -106,14 +124,19 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
 
     let unusable = |error: &dyn std::error::Error| Failure(EXIT_DIRECTORIES, chain(error));
     let directories = Arc::new(Directories::prepare(&wanted, &node).map_err(|error| unusable(&error))?);
-    let runtime = ProcessRuntime::new(directories.clone()).map_err(|error| unusable(&error))?;
+    let runtime: Box<dyn Runtime> = match arguments.runtime {
+        RuntimeKind::Process => {
+            Box::new(ProcessRuntime::new(directories.clone()).map_err(|error| unusable(&error))?)
+        }
+        RuntimeKind::Systemd => Box::new(units(arguments.sandbox).await.map_err(|error| unusable(&error))?),
+    };
     let sockets = SocketWatch::start(&directories.sockets).map_err(|error| {
         let directory = directories.sockets.display();
         Failure(EXIT_DIRECTORIES, format!("cannot watch {directory}: {error}"))
     })?;
     let host = Host {
         surroundings: Surroundings::new(of_this_process(), &directories.home, &config),
-        runtime: Box::new(runtime),
+        runtime,
         sockets,
         max_message_size: config.limits.max_message_size,
         directories,
@@ -138,6 +161,17 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         .run()
         .await
         .map_err(|error| Failure(EXIT_FAILURE, format!("cannot receive signals: {error}")))
+}
+
+/// Executors in units. Those that an earlier run has left are stopped: the session manager is told of none.
+async fn units(sandbox: Profile) -> Result<SystemdRuntime, Unusable> {
+    let runtime = SystemdRuntime::connect(Settings::new(None, sandbox)).await?;
+    for left in runtime.running().await? {
+        let executor = left.record.owner.executor.clone();
+        tracing::warn!(%executor, "an executor of an earlier run of this agent is ended");
+        runtime.adopt(left).stop(Stop::Terminate);
+    }
+    Ok(runtime)
 }
 
 /// The configuration that was asked for, or the first of the usual ones that exists.

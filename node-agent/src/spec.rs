@@ -33,8 +33,8 @@ pub struct UnitSpec {
     pub agent: u32,
     /// What the process is called in the journal.
     pub identifier: String,
-    /// Whether the working directory is the executor's own and has to be made.
-    pub make_directory: bool,
+    /// A directory that the executor has for itself, and that has to be made.
+    pub own_directory: PathBuf,
 }
 
 /// Why there is no spec.
@@ -160,10 +160,10 @@ mod tests {
             process: spec(),
             agent: 990,
             identifier: "app".to_owned(),
-            make_directory: true,
+            own_directory: "/var/tmp/one".into(),
         };
         let second = UnitSpec {
-            make_directory: false,
+            own_directory: "/var/tmp/two".into(),
             ..first.clone()
         };
         for spec in [first, second] {

@@ -66,14 +66,14 @@ fn child_of_the_agent(path: &OsString) -> ExitCode {
 }
 
 fn main_process_of_a_unit() -> ExitCode {
-    let Prepared { process, outputs } = match inside::prepare() {
+    let Prepared { process, output } = match inside::prepare() {
         Ok(prepared) => prepared,
         Err(error) => return fail(NOT_TRIED, &error.to_string()),
     };
     umask(UNIT_UMASK);
     let mut command = command(&process);
-    if let Some((output, errors)) = outputs {
-        command.stdout(output.into_stdio()).stderr(errors.into_stdio());
+    if let Some(output) = output {
+        command.stdout(output.into_stdio());
     }
     run(&process, &mut command)
 }

@@ -3,15 +3,20 @@
 use std::path::{Path, PathBuf};
 
 use flame_core::event::bind;
-use flame_core::{ApplicationName, ExecutorId};
+use flame_core::{ApplicationName, ExecutorId, Resources};
 use flame_rpc::node::StartExecutor;
 use flame_rpc::v1::Shim;
 
 use super::{BindError, Host};
 use crate::directories::WorkingDirectory;
 use crate::environment::Particulars;
-use crate::runtime::Launch;
+use crate::runtime::{Launch, Owner};
 use crate::spec::Spec;
+
+/// Variable that says where a service is at home.
+const HOME: &str = "HOME";
+/// Variable that says where a service may write.
+const WORK_DIR: &str = "FLAME_WORK_DIR";
 
 /// All that is needed to start the service process.
 pub(super) struct Prepared {
@@ -25,7 +30,8 @@ pub(super) struct Prepared {
 
 /// The executor's own files.
 pub(super) struct Files {
-    _directory: WorkingDirectory,
+    /// None if the runtime has one for it.
+    _directory: Option<WorkingDirectory>,
     socket: PathBuf,
 }
 
@@ -67,7 +73,17 @@ pub(super) fn prepare(host: &Host, id: &ExecutorId, order: &StartExecutor) -> Re
     let command = spec.command.as_deref().filter(|command| !command.is_empty());
     let command = command.ok_or_else(|| process(&format!("application {name} has no command")))?;
 
-    let socket = host.directories.socket(id).map_err(|error| process(&error))?;
+    let owner = Owner {
+        executor: id.clone(),
+        session: order.session_id.clone(),
+        session_number: order.session_number,
+        application: order.application.clone(),
+        resources: order.resreq.as_ref().map(Resources::from).unwrap_or_default(),
+    };
+    let site = host
+        .runtime
+        .site(&owner, &spec.labels)
+        .map_err(|error| process(&error))?;
     let own: Vec<(String, String)> = spec
         .environments
         .iter()
@@ -78,33 +94,49 @@ pub(super) fn prepare(host: &Host, id: &ExecutorId, order: &StartExecutor) -> Re
             "application {name} has the environment variable {wrong:?}, which cannot be set"
         )));
     }
-    let environment = host.surroundings.of(&Particulars {
+    let mut environment = host.surroundings.of(&Particulars {
         application: &own,
-        socket: &socket,
-        temporary: host.directories.temporary(name.as_str()),
+        socket: &site.socket,
+        temporary: site.temporary.clone(),
         session: &order.session_id,
         executor: id.as_str(),
     });
+    environment.extend(site.variables.iter().cloned());
+    if let Some(home) = &site.home
+        && !own.iter().any(|(name, _)| name == HOME)
+    {
+        environment.insert(HOME.to_owned(), home.display().to_string());
+    }
     let expand = |text: &str| host.surroundings.expand_in(&environment, text);
     let wanted = spec
         .working_directory
         .as_deref()
         .filter(|path| !path.is_empty())
         .map(expand);
-    let directory = WorkingDirectory::prepare(wanted.as_deref().map(Path::new), &host.directories, id)
-        .map_err(|error| process(&error))?;
+    let wanted = wanted.as_deref().map(Path::new);
+    // What the process can see is the runtime's affair: from here it may look different.
+    let (working_directory, directory) = match &site.work {
+        Some(work) => (wanted.unwrap_or(work).to_path_buf(), None),
+        None => {
+            let made = WorkingDirectory::prepare(wanted, &host.directories, id);
+            let directory = made.map_err(|error| process(&error))?;
+            (directory.path().to_path_buf(), Some(directory))
+        }
+    };
+    let command = expand(command);
+    let arguments = spec.arguments.iter().map(|argument| expand(argument)).collect();
+    let own_directory = site.work.as_ref().unwrap_or(&working_directory);
+    environment.insert(WORK_DIR.to_owned(), own_directory.display().to_string());
+    let socket = site.socket.clone();
     let spec = Spec {
-        command: expand(command),
-        arguments: spec.arguments.iter().map(|argument| expand(argument)).collect(),
-        working_directory: directory.path().to_path_buf(),
+        command,
+        arguments,
+        working_directory,
         parent: Some(std::process::id()),
         environment,
     };
     Ok(Prepared {
-        launch: Launch {
-            executor: id.clone(),
-            spec,
-        },
+        launch: Launch { owner, spec, site },
         files: Files {
             _directory: directory,
             socket: socket.clone(),

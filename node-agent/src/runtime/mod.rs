@@ -8,19 +8,55 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use flame_core::ExecutorId;
+use flame_core::{ExecutorId, Resources};
 use flame_systemd::manager::SystemdError;
 use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
+use crate::directories::DirectoryError;
 use crate::spec::{Spec, SpecError};
+
+/// Whom a process is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Owner {
+    /// The executor.
+    pub executor: ExecutorId,
+    /// Its session.
+    pub session: String,
+    /// Tells the session from another one that had its id before it.
+    pub session_number: u64,
+    /// Its application.
+    pub application: String,
+    /// What it asked for.
+    pub resources: Resources,
+}
+
+/// Where a process will live: taken before it is started, because its environment says so.
+#[derive(Debug)]
+pub struct Site {
+    /// Where its service shall listen.
+    pub socket: PathBuf,
+    /// Where it may write temporary files, if it cannot be seen from outside or has been made.
+    pub temporary: Option<PathBuf>,
+    /// Where it works if its application wants no other directory. If nothing is said, the agent makes a directory.
+    pub work: Option<PathBuf>,
+    /// Its home, unless its application sets another one.
+    pub home: Option<PathBuf>,
+    /// Variables that say what it has; an application cannot set others.
+    pub variables: Vec<(String, String)>,
+    claim: Option<systemd::Claim>,
+}
 
 /// What is to be started.
 #[derive(Debug)]
 pub struct Launch {
-    /// The executor that it is for.
-    pub executor: ExecutorId,
+    /// Whom it is for.
+    pub owner: Owner,
     /// The process.
     pub spec: Spec,
+    /// Where it will live.
+    pub site: Site,
 }
 
 /// Why nothing was started.
@@ -43,6 +79,12 @@ pub enum StartError {
         /// Why, in words.
         reason: String,
     },
+    /// The application asks for a sandbox that there is not.
+    #[error(transparent)]
+    Profile(#[from] systemd::ProfileError),
+    /// The site is not of this runtime.
+    #[error("no unit was chosen for the executor")]
+    NoUnit,
     /// There are not enough GPUs.
     #[error("the executor wants {wanted} GPUs, but {why}")]
     Gpus {
@@ -59,6 +101,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The socket would have no place.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
     /// The launcher could not be started or watched.
     #[error("cannot {action} {launcher}: {source}", launcher = launcher.display())]
     Launcher {
@@ -146,6 +191,11 @@ pub enum Stop {
 
 /// Starts service processes.
 pub trait Runtime: Send + Sync {
+    /// Takes what a process of `owner` needs, whose application has these `labels`.
+    ///
+    /// # Errors
+    /// [`StartError`] says what there is not.
+    fn site(&self, owner: &Owner, labels: &[String]) -> Result<Site, StartError>;
     /// Starts the process and returns at once; whether it serves is seen at its socket.
     fn start(&self, launch: Launch) -> BoxFuture<'_, Result<Box<dyn Running>, StartError>>;
 }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Exit, Launch, Running, Runtime, StartError, Stop};
+use super::{Exit, Launch, Owner, Running, Runtime, Site, StartError, Stop};
 use crate::capture::{self, BoundedFile, Switch, Tail};
 use crate::directories::Directories;
 
@@ -138,12 +138,12 @@ impl ProcessRuntime {
         };
         match pipe::Receiver::from_owned_fd(pipe) {
             Ok(pipe) => {
-                let file = BoundedFile::create(output.path(&launch.executor));
+                let file = BoundedFile::create(output.path(&launch.owner.executor));
                 let reader = tokio::spawn(capture::drain(pipe, file, tail, switches));
                 Some((output, reader))
             }
             Err(error) => {
-                tracing::warn!(executor = %launch.executor, %error, "cannot read the output of the service");
+                tracing::warn!(executor = %launch.owner.executor, %error, "cannot read the output of the service");
                 None
             }
         }
@@ -151,9 +151,20 @@ impl ProcessRuntime {
 }
 
 impl Runtime for ProcessRuntime {
+    fn site(&self, owner: &Owner, _: &[String]) -> Result<Site, StartError> {
+        Ok(Site {
+            socket: self.directories.socket(&owner.executor)?,
+            temporary: self.directories.temporary(&owner.application),
+            work: None,
+            home: None,
+            variables: Vec::new(),
+            claim: None,
+        })
+    }
+
     fn start(&self, launch: Launch) -> BoxFuture<'_, Result<Box<dyn Running>, StartError>> {
         async move {
-            let path = self.directories.spec(&launch.executor);
+            let path = self.directories.spec(&launch.owner.executor);
             launch.spec.write(&path)?;
             let spec = SpecFile(path);
             prune(&self.directories.logs);

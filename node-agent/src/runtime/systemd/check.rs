@@ -9,6 +9,9 @@ use flame_systemd::manager::SystemdError;
 
 use super::profile::Profile;
 
+/// An instance that is no slot, to try permissions on.
+const PROBE: &str = "probe";
+
 /// What to do instead of mending it.
 const OTHERWISE: &str =
     "or run executors as child processes of the agent, without units: FLAME_NODE_RUNTIME=process";
@@ -60,15 +63,19 @@ pub(super) async fn usable(agent: Option<&str>) -> Result<Systemd, Unusable> {
     if !systemd.has_polkit().await? && !rustix::process::geteuid().is_root() {
         return Err(Unusable::NoPolkit);
     }
-    let instance = super::Slots::new(agent.map(str::to_owned)).instance(0);
+    let instance = match agent {
+        Some(agent) => format!("{agent}-{PROBE}"),
+        None => PROBE.to_owned(),
+    };
     for profile in Profile::ALL {
         let unit = profile.unit(&instance);
         if !systemd.status(&unit).await?.exists() {
             return Err(Unusable::NoTemplate { unit });
         }
-        // The same permission as for a start, and without an effect: failures are not remembered anyway.
-        match systemd.reset_failed(&unit).await {
-            Ok(()) => {}
+        // The same permission as for a start, and without an effect: this instance never runs. (systemd asks nobody about a
+        // unit that is not loaded, and only the verbs of jobs load it.)
+        match systemd.begin_stop(&unit).await {
+            Ok(_) => {}
             Err(SystemdError::Denied { .. }) => return Err(Unusable::NotAllowed { unit }),
             Err(error) => return Err(error.into()),
         }

@@ -1,7 +1,7 @@
 //! The last lines that a unit's processes wrote to their standard error, from the journal.
 
 use std::process::Stdio;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
@@ -15,14 +15,14 @@ const LINES: usize = 20;
 /// Longest line that is kept, in bytes.
 const LINE_BYTES: usize = 1024;
 
-/// The last lines of the run `invocation` (since a time, if one is given), joined; empty if it wrote none. Waits until
+/// The last lines of the run `invocation`, joined; empty if it wrote none. Waits until
 /// two looks show the same, within a tenth of a second: journald may be a little behind.
-pub(super) async fn last_lines(invocation: &str, since: Option<SystemTime>) -> String {
+pub(super) async fn last_lines(invocation: &str) -> String {
     let deadline = Instant::now() + LIMIT;
     let mut seen = String::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        let Ok(found) = timeout(left, look(invocation, since)).await else {
+        let Ok(found) = timeout(left, look(invocation)).await else {
             return seen;
         };
         match found {
@@ -37,17 +37,15 @@ pub(super) async fn last_lines(invocation: &str, since: Option<SystemTime>) -> S
     }
 }
 
-async fn look(invocation: &str, since: Option<SystemTime>) -> std::io::Result<String> {
-    let since = since
-        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
-        .map(|time| format!("--since=@{}.{:06}", time.as_secs(), time.subsec_micros()));
+async fn look(invocation: &str) -> std::io::Result<String> {
     let output = Command::new("journalctl")
         .args(["--quiet", "--no-pager", "--output=cat", "--boot"])
         .arg(format!("--lines={LINES}"))
-        .args(since)
         .arg(format!("_SYSTEMD_INVOCATION_ID={invocation}"))
-        // The launcher's stream for standard error.
+        // The SyslogLevel= of the unit, whose stream is the standard error.
         .arg("PRIORITY=4")
+        // Not what systemd itself says about the unit.
+        .arg("_TRANSPORT=stdout")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
@@ -80,10 +78,7 @@ mod tests {
     #[tokio::test]
     async fn a_run_that_nobody_knows_has_written_nothing() {
         let begin = Instant::now();
-        assert_eq!(
-            last_lines("00000000000000000000000000000000", Some(SystemTime::now())).await,
-            ""
-        );
+        assert_eq!(last_lines("00000000000000000000000000000000").await, "");
         assert!(begin.elapsed() < Duration::from_secs(5));
     }
 }

@@ -22,10 +22,11 @@ use flame_core::Resources;
 use flame_systemd::Systemd;
 use flame_systemd::manager::{Limits, SystemdError};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
-use super::{Running, StartError};
-use crate::spec::{Spec, UnitSpec};
+use super::{Launch, Owner, Running, Runtime, Site, StartError};
+use crate::spec::UnitSpec;
 use gpus::{Gpu, Gpus};
 use life::{Life, News};
 use record::Records;
@@ -34,7 +35,7 @@ use unit::{Handle, Unit};
 
 pub use check::Unusable;
 pub use profile::{Profile, ProfileError};
-pub use record::{Owner, Record};
+pub use record::Record;
 
 /// What the names of all units of executors begin with.
 const TEMPLATES: &str = "flame-executor";
@@ -56,16 +57,19 @@ pub struct Settings {
     pub records: PathBuf,
     /// Below it each unit has a directory for its socket: `/run/flame-executor`.
     pub sockets: PathBuf,
+    /// Sandbox of executors, unless their application asks for a stricter one.
+    pub profile: Profile,
     /// `CUDA_VISIBLE_DEVICES` of the agent.
     pub visible_gpus: Option<String>,
 }
 
 impl Settings {
-    /// Those of an installation, for the agent with this name if there are several.
+    /// Those of an installation, for the agent with this name if there are several, with this default sandbox.
     #[must_use]
-    pub fn new(agent: Option<String>) -> Self {
+    pub fn new(agent: Option<String>, profile: Profile) -> Self {
         Self {
             agent,
+            profile,
             specs: "/run/flame/executors".into(),
             records: "/run/flame/records".into(),
             sockets: "/run/flame-executor".into(),
@@ -160,7 +164,7 @@ impl SystemdRuntime {
     ///
     /// # Errors
     /// [`StartError::Gpus`] if there are not enough, or `profile` allows none.
-    pub fn claim(&self, profile: Profile, resources: &Resources) -> Result<Claim, StartError> {
+    fn claim(&self, profile: Profile, resources: &Resources) -> Result<Claim, StartError> {
         if resources.gpu > 0 && !profile.has_devices() {
             return Err(StartError::Gpus {
                 wanted: resources.gpu,
@@ -181,18 +185,10 @@ impl SystemdRuntime {
         })
     }
 
-    /// Starts `process` in the unit of `claim`. `own_directory`: its working directory is that of the claim.
-    ///
-    /// # Errors
-    /// [`StartError`]; nothing of it is left then.
-    pub async fn start(
-        &self,
-        claim: Claim,
-        owner: Owner,
-        process: Spec,
-        own_directory: bool,
-    ) -> Result<Box<dyn Running>, StartError> {
+    async fn start_unit(&self, launch: Launch) -> Result<Box<dyn Running>, StartError> {
         let shared = &self.0;
+        let Launch { owner, spec, site } = launch;
+        let claim = site.claim.ok_or(StartError::NoUnit)?;
         let limits = limits::of(&owner.resources, gpus::devices(&claim.gpus));
         let record = Record {
             slot: claim.slot,
@@ -200,13 +196,12 @@ impl SystemdRuntime {
             gpus: gpus::names(&claim.gpus),
             owner,
             invocation: String::new(),
-            bound: false,
         };
         let spec = UnitSpec {
-            process,
+            process: spec,
             agent: shared.user,
             identifier: record.owner.application.clone(),
-            make_directory: own_directory,
+            own_directory: WORK.into(),
         };
         let unit = Arc::new(Unit::new(claim));
         // Removed whatever happens: it holds the application's secrets.
@@ -226,11 +221,11 @@ impl SystemdRuntime {
                 if let Err(error) = shared.write_record(unit.instance(), &record) {
                     tracing::warn!(%error, "the executor would not outlive the agent");
                 }
-                Ok(Box::new(Handle::new(unit, record)))
+                Ok(Box::new(Handle(unit)))
             }
             Ok(News::NotStarted(facts) | News::Ended(facts)) => {
                 shared.records.remove(unit.instance());
-                let said = errors::last_lines(&facts.invocation, None).await;
+                let said = errors::last_lines(&facts.invocation).await;
                 Err(StartError::Unit {
                     unit: unit.name().to_owned(),
                     reason: match said.is_empty() {
@@ -286,7 +281,7 @@ impl SystemdRuntime {
                 Some(record) => found.push(Adoptable { record, unit }),
                 None => {
                     tracing::warn!("{} runs, but nobody knows for whom; it is stopped", loaded.name);
-                    Handle::stop_unit(&unit, super::Stop::Terminate);
+                    Handle::ask_for_the_end(unit, super::Stop::Terminate).await;
                 }
             }
         }
@@ -308,10 +303,30 @@ impl SystemdRuntime {
         Ok(found)
     }
 
-    /// Goes on with an executor; the counterpart of [`Self::start`].
+    /// Goes on with an executor; the counterpart of a start.
     #[must_use]
     pub fn adopt(&self, executor: Adoptable) -> Box<dyn Running> {
-        Box::new(Handle::new(executor.unit, executor.record))
+        Box::new(Handle(executor.unit))
+    }
+}
+
+impl Runtime for SystemdRuntime {
+    fn site(&self, owner: &Owner, labels: &[String]) -> Result<Site, StartError> {
+        let profile = self.0.settings.profile.tightened(labels)?;
+        let claim = self.claim(profile, &owner.resources)?;
+        Ok(Site {
+            socket: claim.socket(),
+            temporary: Some(TEMPORARY.into()),
+            work: Some(WORK.into()),
+            // The agent's is closed to it.
+            home: Some(WORK.into()),
+            variables: gpus::variables(&claim.gpus),
+            claim: Some(claim),
+        })
+    }
+
+    fn start(&self, launch: Launch) -> BoxFuture<'_, Result<Box<dyn Running>, StartError>> {
+        self.start_unit(launch).boxed()
     }
 }
 
@@ -438,27 +453,8 @@ impl Claim {
     }
 
     /// Where the service shall listen.
-    #[must_use]
-    pub fn socket(&self) -> PathBuf {
+    fn socket(&self) -> PathBuf {
         self.shared.settings.sockets.join(self.instance()).join(SOCKET)
-    }
-
-    /// Where it may write temporary files.
-    #[must_use]
-    pub fn temporary(&self) -> &'static Path {
-        Path::new(TEMPORARY)
-    }
-
-    /// Where it works if its application wants no other directory.
-    #[must_use]
-    pub fn working_directory(&self) -> &'static Path {
-        Path::new(WORK)
-    }
-
-    /// Variables that say what it has.
-    #[must_use]
-    pub fn variables(&self) -> Vec<(String, String)> {
-        gpus::variables(&self.gpus)
     }
 }
 

@@ -5,8 +5,13 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+/// What the label of an application begins with that asks for a profile.
+const LABEL: &str = "sandbox=";
+
 /// How much of the machine an executor may use.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+///
+/// In the order from strict to lax.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Profile {
     /// No network, no devices, no JIT compilers.
@@ -51,6 +56,19 @@ impl Profile {
             .into_iter()
             .find(|profile| profile.template() == template)?;
         (!instance.is_empty()).then_some((profile, instance))
+    }
+
+    /// The profile for an application with these `labels`: one that says `sandbox=strict` gets that. An application
+    /// can give up rights but not gain any, so what is less strict than `self` has no effect.
+    ///
+    /// # Errors
+    /// A label names a profile that there is not.
+    pub fn tightened(self, labels: &[String]) -> Result<Self, ProfileError> {
+        let mut profile = self;
+        for name in labels.iter().filter_map(|label| label.strip_prefix(LABEL)) {
+            profile = profile.min(name.parse()?);
+        }
+        Ok(profile)
     }
 
     /// Whether executors may use devices such as GPUs.
@@ -105,5 +123,20 @@ mod tests {
             assert_eq!(Profile::of_unit(unit), None, "{unit}");
         }
         assert!("open".parse::<Profile>().is_err());
+    }
+
+    #[test]
+    fn an_application_can_only_ask_for_less() {
+        use Profile::{None, Standard, Strict};
+        for (node, label, profile) in [
+            (Standard, "sandbox=strict", Ok(Strict)),
+            (Standard, "sandbox=none", Ok(Standard)),
+            (None, "sandbox=standard", Ok(Standard)),
+            (None, "other=strict", Ok(None)),
+            (Strict, "sandbox=standard", Ok(Strict)),
+            (Standard, "sandbox=lax", Err(ProfileError("lax".to_owned()))),
+        ] {
+            assert_eq!(node.tightened(&[label.to_owned()]), profile, "{node} {label}");
+        }
     }
 }

@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use flame_core::{ExecutorId, Resources};
 use serde::{Deserialize, Serialize};
 
 use super::profile::Profile;
+use crate::runtime::Owner;
 
 /// Ending of the files.
 const ENDING: &str = "json";
@@ -25,24 +25,6 @@ pub struct Record {
     pub gpus: Vec<String>,
     /// Id of the unit's run; empty until it has started.
     pub invocation: String,
-    /// Whether the session was entered: nobody else may have it.
-    pub bound: bool,
-}
-
-/// Whom a unit runs for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Owner {
-    /// The executor.
-    pub executor: ExecutorId,
-    /// Its session.
-    pub session: String,
-    /// Tells the session from another one that had its id before it.
-    pub session_number: u64,
-    /// Its application.
-    pub application: String,
-    /// What it asked for.
-    pub resources: Resources,
 }
 
 /// The directory of all records.
@@ -107,6 +89,7 @@ pub(super) fn remove(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flame_core::{ExecutorId, Resources};
 
     fn record(slot: u32) -> Record {
         Record {
@@ -121,7 +104,6 @@ mod tests {
             },
             gpus: vec!["GPU-a".to_owned()],
             invocation: String::new(),
-            bound: false,
         }
     }
 
@@ -131,17 +113,16 @@ mod tests {
         let records = Records::new(directory.path().to_path_buf());
         assert!(records.all().expect("listed").is_empty());
         records.write("0", &record(0)).expect("writable");
-        let bound = Record {
+        let started = Record {
             invocation: "ab".to_owned(),
-            bound: true,
             ..record(1)
         };
         records.write("1", &record(1)).expect("writable");
-        records.write("1", &bound).expect("replaced");
+        records.write("1", &started).expect("replaced");
         std::fs::write(directory.path().join("2.json"), "{").expect("writable");
         let mut all = records.all().expect("listed");
         all.sort_by_key(|(_, record)| record.slot);
-        assert_eq!(all, [("0".to_owned(), record(0)), ("1".to_owned(), bound)]);
+        assert_eq!(all, [("0".to_owned(), record(0)), ("1".to_owned(), started)]);
         records.remove("0");
         records.remove("0");
         let left: Vec<_> = std::fs::read_dir(directory.path())

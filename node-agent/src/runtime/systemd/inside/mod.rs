@@ -12,7 +12,7 @@ use std::time::Duration;
 use flame_systemd::Notifier;
 
 use crate::spec::{Spec, SpecError, UnitSpec};
-use stream::{Priority, Stream};
+use stream::Stream;
 
 /// Name of the credential that holds the spec.
 const SPEC: &str = "spec";
@@ -55,8 +55,8 @@ pub enum InsideError {
 pub struct Prepared {
     /// The process.
     pub process: Spec,
-    /// Its standard output and error, if they are not those of the launcher.
-    pub outputs: Option<(Stream, Stream)>,
+    /// Its standard output, if it is not that of the launcher.
+    pub output: Option<Stream>,
 }
 
 /// Prepares everything and tells systemd.
@@ -71,21 +71,16 @@ pub fn prepare() -> Result<Prepared, InsideError> {
     };
     let spec = UnitSpec::read(&directory("CREDENTIALS_DIRECTORY")?.join(SPEC))?;
     let sockets = directory("RUNTIME_DIRECTORY")?;
-    // Two streams, so that readers of the journal can tell one from the other.
-    let open = |priority| Stream::open(Path::new(stream::JOURNALD), &spec.identifier, priority);
-    let outputs = open(Priority::Info).and_then(|output| Ok((output, open(Priority::Warning)?)));
+    let output = Stream::open(Path::new(stream::JOURNALD), &spec.identifier);
     admit::admit(&sockets, spec.agent).map_err(|source| InsideError::Admit {
         directory: sockets,
         source,
     })?;
-    if spec.make_directory {
-        make(&spec.process.working_directory)?;
-    }
-    let outputs = match outputs {
-        Ok((output, errors)) => {
+    make(&spec.own_directory)?;
+    let output = match output {
+        Ok(output) => {
             output.await_notice(NOTICE_LIMIT);
-            errors.await_notice(NOTICE_LIMIT);
-            Some((output, errors))
+            Some(output)
         }
         Err(error) => {
             eprintln!("flame-executor: cannot open a stream of the journal: {error}");
@@ -95,7 +90,7 @@ pub fn prepare() -> Result<Prepared, InsideError> {
     Notifier::from_env().ready();
     Ok(Prepared {
         process: spec.process,
-        outputs,
+        output,
     })
 }
 

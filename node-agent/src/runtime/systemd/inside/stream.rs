@@ -1,5 +1,8 @@
-//! A stream into the journal (`/run/systemd/journal/stdout`, as `systemd-cat` has it), with a
-//! priority of its own.
+//! A stream into the journal (`/run/systemd/journal/stdout`, as `systemd-cat` has it), for lines of standard output.
+//!
+//! journald looks up the unit of each line by the process that wrote it, and cannot if that is gone. Only for
+//! streams that systemd itself made it knows the unit anyway, so standard error, which tells why a service died, stays
+//! on that of the unit.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -14,14 +17,8 @@ pub const JOURNALD: &str = "/run/systemd/journal/stdout";
 /// Between two looks at whether journald has read.
 const PAUSE: Duration = Duration::from_micros(100);
 
-/// Priority of each line, as in syslog(3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Priority {
-    /// For standard error: what the agent shows when the process has died.
-    Warning = 4,
-    /// For standard output.
-    Info = 6,
-}
+/// Priority of each line, as in syslog(3): lower than that of standard error, so that readers can tell.
+const INFO: u8 = 6;
 
 /// A stream of lines.
 #[derive(Debug)]
@@ -32,10 +29,10 @@ impl Stream {
     ///
     /// # Errors
     /// Nobody listens there, or it cannot be written to.
-    pub fn open(journald: &Path, identifier: &str, priority: Priority) -> io::Result<Self> {
+    pub fn open(journald: &Path, identifier: &str) -> io::Result<Self> {
         let mut stream = UnixStream::connect(journald)?;
         stream.shutdown(Shutdown::Read)?;
-        stream.write_all(header(identifier, priority).as_bytes())?;
+        stream.write_all(header(identifier).as_bytes())?;
         Ok(Self(stream))
     }
 
@@ -64,9 +61,9 @@ pub fn await_read(socket: impl AsFd, limit: Duration) {
 /// What journald wants to know first: identifier, unit (only root may name one), priority, whether
 /// lines have a priority in front, and three places to copy them to. The last line is empty: it is
 /// not logged, but makes journald look up whose stream it is.
-fn header(identifier: &str, priority: Priority) -> String {
+fn header(identifier: &str) -> String {
     let one_line = identifier.replace(['\n', '\0'], " ");
-    format!("{one_line}\n\n{}\n0\n0\n0\n0\n\n", priority as u8)
+    format!("{one_line}\n\n{INFO}\n0\n0\n0\n0\n\n")
 }
 
 /// Bytes that the other side has not read yet, with the kernel's own around them.
@@ -96,17 +93,17 @@ mod tests {
 
     #[test]
     fn the_header_is_as_journald_wants_it() {
-        assert_eq!(header("app", Priority::Warning), "app\n\n4\n0\n0\n0\n0\n\n");
-        assert_eq!(header("a\nb", Priority::Info), "a b\n\n6\n0\n0\n0\n0\n\n");
+        assert_eq!(header("app"), "app\n\n6\n0\n0\n0\n0\n\n");
+        assert_eq!(header("a\nb"), "a b\n\n6\n0\n0\n0\n0\n\n");
     }
 
     #[test]
     fn what_was_sent_is_awaited_until_it_is_read_or_the_limit_passes() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("stdout");
-        assert!(Stream::open(&path, "app", Priority::Info).is_err());
+        assert!(Stream::open(&path, "app").is_err());
         let listener = UnixListener::bind(&path).expect("bound");
-        let stream = Stream::open(&path, "app", Priority::Info).expect("opened");
+        let stream = Stream::open(&path, "app").expect("opened");
         assert!(unread(&stream.0).expect("asked") > 0);
         let limit = Duration::from_millis(20);
         let begin = Instant::now();
@@ -115,7 +112,7 @@ mod tests {
         let (mut reader, _) = listener.accept().expect("connected");
         let mut read = [0; 64];
         let length = reader.read(&mut read).expect("sent");
-        assert_eq!(&read[..length], header("app", Priority::Info).as_bytes());
+        assert_eq!(&read[..length], header("app").as_bytes());
         stream.await_notice(Duration::from_secs(20));
         assert_eq!(unread(&stream.0).expect("asked"), 0);
     }

@@ -1,14 +1,15 @@
 //! Starts executors as units, one after the other or at once, as the agent does, and says how long it took. For measuring
 //! and for tests on machines with systemd; run it as the user flame.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
 use flame_core::{ExecutorId, Resources};
-use flame_node_agent::runtime::systemd::{Owner, Profile, Settings, SystemdRuntime};
-use flame_node_agent::runtime::{Running, Stop};
+use flame_node_agent::runtime::systemd::{Profile, Settings, SystemdRuntime};
+use flame_node_agent::runtime::{Launch, Owner, Running, Runtime, Stop};
 use flame_node_agent::socket::SocketWatch;
 use flame_node_agent::spec::Spec;
 
@@ -63,7 +64,7 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let runtime = SystemdRuntime::connect(Settings::new(None))
+    let runtime = SystemdRuntime::connect(Settings::new(None, arguments.profile))
         .await
         .map_err(|error| text(&error))?;
     if arguments.adopt {
@@ -80,6 +81,8 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
         }
         return Ok(());
     }
+    // As an agent does: what runs keeps its slots.
+    let _others = runtime.running().await.map_err(|error| text(&error))?;
     let mut running = Vec::new();
     let mut times = Vec::new();
     for number in 0..arguments.starts {
@@ -117,11 +120,16 @@ async fn start(
     arguments: &Arguments,
     number: u32,
 ) -> Result<(Box<dyn Running>, PathBuf), String> {
-    let claim = runtime
-        .claim(arguments.profile, &arguments.resources)
-        .map_err(|error| error.to_string())?;
-    let socket = claim.socket();
-    let mut environment: std::collections::BTreeMap<String, String> = claim.variables().into_iter().collect();
+    let owner = Owner {
+        executor: ExecutorId::new(&format!("e{number}")).map_err(|error| error.to_string())?,
+        session: "s".to_owned(),
+        session_number: 1,
+        application: "units".to_owned(),
+        resources: arguments.resources,
+    };
+    let site = runtime.site(&owner, &[]).map_err(|error| error.to_string())?;
+    let socket = site.socket.clone();
+    let mut environment: BTreeMap<String, String> = site.variables.iter().cloned().collect();
     for (name, value) in [
         ("PATH", "/usr/local/bin:/usr/bin:/bin".to_owned()),
         ("FLAME_INSTANCE_ENDPOINT", socket.display().to_string()),
@@ -136,20 +144,11 @@ async fn start(
         command: command.to_owned(),
         arguments: arguments_of,
         environment,
-        working_directory: claim.working_directory().to_path_buf(),
+        working_directory: site.work.clone().unwrap_or_else(|| "/".into()),
         parent: None,
     };
-    let owner = Owner {
-        executor: ExecutorId::new(&format!("e{number}")).map_err(|error| error.to_string())?,
-        session: "s".to_owned(),
-        session_number: 1,
-        application: "units".to_owned(),
-        resources: arguments.resources,
-    };
-    let process = runtime
-        .start(claim, owner, spec, true)
-        .await
-        .map_err(|error| error.to_string())?;
+    let started = runtime.start(Launch { owner, spec, site }).await;
+    let process = started.map_err(|error| error.to_string())?;
     Ok((process, socket))
 }
 
