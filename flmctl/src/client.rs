@@ -302,6 +302,15 @@ impl Client {
         self.request(format!("explain session {session:?}"), call).await
     }
 
+    pub(crate) async fn read_logs(
+        &self,
+        action: &str,
+        request: v1::ReadLogsRequest,
+    ) -> Result<Streaming<v1::LogLines>, CtlError> {
+        let mut control = self.control.clone();
+        self.request(action, control.read_logs(request)).await
+    }
+
     pub(crate) async fn cordon_node(
         &self,
         name: &str,

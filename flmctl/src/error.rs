@@ -59,6 +59,14 @@ pub(crate) enum CtlError {
     /// The time to wait for a node that drains is over.
     #[error("node {node} still has {executors} executors")]
     StillRuns { node: String, executors: u32 },
+    /// There are no lines where there should be some.
+    #[error("cannot {action}: {reason}")]
+    NoLogs {
+        action: String,
+        /// A stable word.
+        code: String,
+        reason: String,
+    },
     /// The watch ended before the task did.
     #[error("lost sight of task {task} of session {session}, which was {state}: {reason}")]
     WatchEnded {
@@ -111,6 +119,7 @@ impl CtlError {
             Self::File { .. } => "file".to_owned(),
             Self::TaskEnded { .. } => "task_ended".to_owned(),
             Self::StillRuns { .. } => "still_runs".to_owned(),
+            Self::NoLogs { code, .. } => code.clone(),
             Self::WatchEnded { .. } => "watch_ended".to_owned(),
             Self::Backup(_) => "backup".to_owned(),
             Self::Output(_) => "output".to_owned(),

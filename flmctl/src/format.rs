@@ -54,6 +54,19 @@ impl Clock {
     }
 }
 
+impl Clock {
+    /// Local time of `micros` (Unix microseconds) to the microsecond, RFC 3339.
+    pub(crate) fn local_exact(&self, micros: i64) -> String {
+        match Timestamp::from_microsecond(micros) {
+            Ok(time) => time
+                .to_zoned(self.zone.clone())
+                .strftime("%Y-%m-%dT%H:%M:%S.%6f%:z")
+                .to_string(),
+            Err(_) => format!("{micros} us"),
+        }
+    }
+}
+
 /// `millis` (Unix milliseconds) as RFC 3339 in UTC, for programs; nothing for "never".
 pub(crate) fn rfc3339(millis: i64) -> Option<String> {
     if millis <= 0 {

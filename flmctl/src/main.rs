@@ -23,7 +23,7 @@ use flame_core::config::ClientConfig;
 
 use cli::{Cli, Command, Create, Format, Global, Watch};
 use client::Client;
-use commands::{apply, backup, cancel, create, docs, end, explain, list, node, view, watch};
+use commands::{apply, backup, cancel, create, docs, end, explain, list, logs, node, view, watch};
 use error::{CtlError, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USAGE};
 use printer::Printer;
 
@@ -132,6 +132,7 @@ async fn run(cli: Cli) -> Result<(), CtlError> {
         }
         Command::Cancel(args) => cancel::run(&connect(&global).await?, &printer, args).await,
         Command::Explain(args) => explain::run(&connect(&global).await?, &printer, &args.session).await,
+        Command::Logs(args) => logs::run(&connect(&global).await?, &printer, args).await,
         Command::Node(command) => node::run(&connect(&global).await?, &printer, command).await,
         Command::Delete(args) => {
             let ids = end::ids(args)?;

@@ -19,6 +19,7 @@ use crate::capacity;
 use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, GRACE, Happened, Host, LEAVE_LIMIT, Pool};
 use crate::ledger::Ledger;
 use crate::link::{Link, LinkEvent};
+use crate::logs::Logs;
 use crate::status::{News, StatusLine};
 
 /// Events handled between two looks at everything else.
@@ -68,6 +69,7 @@ pub struct Agent {
     reused: u64,
     link: Link,
     ledger: Ledger,
+    logs: Logs,
     status: StatusLine,
     notifier: Notifier,
     commands: HashMap<ExecutorId, UnboundedSender<Command>>,
@@ -110,6 +112,7 @@ impl Agent {
             status: StatusLine::new(notifier, link.url()),
             pool: Pool::new(identity.capacity),
             reused: 0,
+            logs: Logs::new(&host.directories.logs, &identity.node),
             identity,
             host: Arc::new(host),
             link,
@@ -195,8 +198,15 @@ impl Agent {
 
     fn on_event(&mut self, id: &ExecutorId, happened: Happened) {
         match happened {
-            Happened::Done(done) => self.ledger.done(id.as_str(), done),
-            Happened::Returned(tasks) => self.ledger.returned(id.as_str(), tasks),
+            Happened::Runs { invocation } => self.logs.runs_in(id.as_str(), invocation),
+            Happened::Done(done) => {
+                self.logs.done(id.as_str(), &done);
+                self.ledger.done(id.as_str(), done);
+            }
+            Happened::Returned(tasks) => {
+                self.logs.returned(id.as_str(), &tasks);
+                self.ledger.returned(id.as_str(), tasks);
+            }
             Happened::Bound { reused } => {
                 let (node, session) = (&self.identity.node, self.ledger.session(id.as_str()));
                 if reused {
@@ -224,6 +234,7 @@ impl Agent {
                     }
                 }
                 self.commands.remove(id.as_str());
+                self.logs.ended(id.as_str());
                 self.ledger.ended(id.as_str(), &ended);
             }
         }
@@ -242,6 +253,7 @@ impl Agent {
                     tracing::error!(node = %self.identity.node, "the session manager refused this node: {reason}");
                 }
                 self.heartbeat = None;
+                self.logs.link_down();
             }
             LinkEvent::Down(reason) => {
                 let (node, url) = (&self.identity.node, self.link.url());
@@ -253,6 +265,7 @@ impl Agent {
                     News::Nothing => {}
                 }
                 self.heartbeat = None;
+                self.logs.link_down();
             }
         }
     }
@@ -268,6 +281,9 @@ impl Agent {
         }
         if let Ok(limit @ 1..) = usize::try_from(welcome.max_executors) {
             self.pool.limit_executors(limit);
+        }
+        if let Some(out) = self.link.logs() {
+            self.logs.link_up(out.clone());
         }
         self.status.registered();
         tracing::info!(
@@ -295,6 +311,7 @@ impl Agent {
                 if self.ledger.handed_out(&batch.executor_id, &batch.tasks)
                     && let Some(commands) = self.commands.get(batch.executor_id.as_str())
                 {
+                    self.logs.handed_out(&batch.executor_id, &batch.tasks);
                     // If it ends at this moment, its end tells that they are lost.
                     let _ = commands.send(Command::Tasks(batch.tasks));
                 }
@@ -309,6 +326,7 @@ impl Agent {
             to_agent::Message::Ack(ack) => self.ledger.acknowledged(ack.sequence),
             // The link has handled these.
             to_agent::Message::Welcome(_) | to_agent::Message::Refuse(_) => {}
+            to_agent::Message::Log(order) => self.logs.order(order),
         }
     }
 
@@ -325,6 +343,7 @@ impl Agent {
             return self.ledger.refused(id.as_str(), "the node agent is stopping");
         }
         let (commands, inbox) = unbounded_channel();
+        self.logs.began(&order);
         self.ledger.started(id.clone(), &order);
         self.commands.insert(id.clone(), commands);
         // In the background and on this thread, so that the launcher's parent is the main

@@ -6,17 +6,16 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
-/// A file of this size is renamed to `.1` (over the one before) and begun anew, in bytes.
+use crate::logs::line::{self, Stamper};
+
+/// After a file of this size the next one is begun, in bytes.
 const FILE_BYTES: u64 = 8 << 20;
-/// Files of ended executors beyond this number are deleted, oldest first.
-const FILES_KEPT: usize = 400;
 /// Lines that an error shows.
 pub(crate) const TAIL_LINES: usize = 20;
 /// Bytes of a line that an error shows.
@@ -74,13 +73,18 @@ impl Lines {
     }
 }
 
-/// A file that never grows beyond a bound: full, it becomes `.1` and a new one is begun.
+/// Files that never grow beyond a bound: after the first, at its path, comes one with `.1` behind its name, and so
+/// on; only the last two are kept. Each line has its time, see `logs/line.rs`.
 #[derive(Debug)]
 pub struct BoundedFile {
     path: PathBuf,
+    generation: u32,
     file: File,
     written: u64,
     bound: u64,
+    stamper: Stamper,
+    /// What is written at once, kept for its room.
+    stamped: Vec<u8>,
 }
 
 impl BoundedFile {
@@ -96,21 +100,50 @@ impl BoundedFile {
         Ok(Self {
             file: open(&path)?,
             path,
+            generation: 0,
             written: 0,
             bound,
+            stamper: Stamper::default(),
+            stamped: Vec::new(),
         })
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.written >= self.bound {
-            std::fs::rename(&self.path, older(&self.path))?;
-            self.file = open(&self.path)?;
-            self.written = 0;
+            self.begin_next()?;
         }
-        self.file.write_all(bytes)?;
-        self.written += bytes.len() as u64;
+        self.stamper.stamp(bytes, line::now(), &mut self.stamped);
+        self.flush()
+    }
+
+    fn begin_next(&mut self) -> io::Result<()> {
+        self.stamper.cut(&mut self.stamped);
+        self.flush()?;
+        self.file = open(&generation(&self.path, self.generation + 1))?;
+        if let Some(before) = self.generation.checked_sub(1) {
+            std::fs::remove_file(generation(&self.path, before))?;
+        }
+        self.generation += 1;
+        self.written = 0;
         Ok(())
     }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.file.write_all(&self.stamped);
+        self.written += self.stamped.len() as u64;
+        self.stamped.clear();
+        written
+    }
+}
+
+/// The file that has that number after the first at `path`.
+pub(crate) fn generation(path: &Path, number: u32) -> PathBuf {
+    if number == 0 {
+        return path.to_path_buf();
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{number}"));
+    PathBuf::from(name)
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -120,12 +153,6 @@ fn open(path: &Path) -> io::Result<File> {
         .truncate(true)
         .mode(0o600)
         .open(path)
-}
-
-fn older(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".1");
-    PathBuf::from(name)
 }
 
 /// Has what comes from a pipe from now on kept elsewhere.
@@ -211,37 +238,6 @@ fn read_what_is_there(pipe: &pipe::Receiver, buffer: &mut [u8], keeper: &mut Kee
     }
 }
 
-/// Deletes the oldest files in `directory` beyond those kept.
-///
-/// # Errors
-/// Those of listing the directory.
-pub fn prune(directory: &Path) -> io::Result<()> {
-    prune_to(directory, FILES_KEPT)
-}
-
-fn prune_to(directory: &Path, keep: usize) -> io::Result<()> {
-    let mut files: Vec<(SystemTime, PathBuf)> = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        let name = name.strip_suffix(".1").unwrap_or(&name);
-        if (name.ends_with(".out") || name.ends_with(".err"))
-            && let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified())
-        {
-            files.push((modified, entry.path()));
-        }
-    }
-    let surplus = files.len().saturating_sub(keep);
-    files.sort_unstable();
-    for (_, path) in files.into_iter().take(surplus) {
-        if let Err(error) = std::fs::remove_file(&path) {
-            tracing::warn!(%error, "cannot remove the old output {}", path.display());
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncWriteExt;
@@ -268,40 +264,34 @@ mod tests {
         assert_eq!(tail.text().lines().last().map(str::len), Some(TAIL_LINE_BYTES));
     }
 
-    #[test]
-    fn a_file_stays_within_its_bound_and_the_one_before_is_kept() {
-        let directory = tempfile::tempdir().expect("temporary directory");
-        let path = directory.path().join("e.out");
-        let mut file = BoundedFile::with_bound(path.clone(), 10).expect("creatable");
-        for text in ["0123456789", "abcdefghij", "new"] {
-            file.write(text.as_bytes()).expect("writable");
-        }
-        assert_eq!(std::fs::read_to_string(&path).expect("there"), "new");
-        assert_eq!(
-            std::fs::read_to_string(older(&path)).expect("there"),
-            "abcdefghij"
-        );
+    /// What was written, without the times.
+    fn text(path: &Path) -> String {
+        let file = std::fs::read(path).expect("there");
+        let lines = file.split_inclusive(|byte| *byte == b'\n').map(|line| {
+            let (text, end) = match line.strip_suffix(b"\n") {
+                Some(text) => (text, "\n"),
+                None => (line, ""),
+            };
+            let line = line::parse(text).expect("stamped");
+            format!("{}{end}", String::from_utf8_lossy(line.text))
+        });
+        lines.collect()
     }
 
     #[test]
-    fn only_the_oldest_outputs_are_deleted() {
+    fn files_stay_within_their_bound_and_the_last_two_are_kept() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let start = SystemTime::now() - std::time::Duration::from_secs(1000);
-        for (age, name) in ["a.out", "a.err.1", "b.out", "b.err", "other.txt"]
-            .iter()
-            .enumerate()
-        {
-            let file = File::create(directory.path().join(name)).expect("creatable");
-            file.set_modified(start + std::time::Duration::from_secs(age as u64))
-                .expect("time set");
+        let path = directory.path().join("e.out");
+        let mut file = BoundedFile::with_bound(path.clone(), 10).expect("creatable");
+        for text in ["one\n", "two\n", "thr", "ee\n", "last\n"] {
+            file.write(text.as_bytes()).expect("writable");
         }
-        prune_to(directory.path(), 2).expect("listed");
-        let mut left: Vec<String> = std::fs::read_dir(directory.path())
-            .expect("listed")
-            .map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned())
-            .collect();
-        left.sort();
-        assert_eq!(left, ["b.err", "b.out", "other.txt"]);
+        let written = |number| text(&generation(&path, number));
+        assert_eq!((written(3).as_str(), written(4).as_str()), ("ee\n", "last\n"));
+        let third = std::fs::read(generation(&path, 3)).expect("there");
+        let line = line::parse(third.strip_suffix(b"\n").expect("a line")).expect("stamped");
+        assert!(line.continued, "the line before it was cut");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 2);
     }
 
     #[tokio::test]
@@ -352,7 +342,7 @@ mod tests {
         sender.write_all(b"second\n").await.expect("fits");
         drop(sender);
         drained.await.expect("ended at the end of the pipe");
-        let written = files.map(|file| std::fs::read_to_string(file).expect("there"));
+        let written = files.map(|file| text(&file));
         assert_eq!(written[0], first[..3 * READ_BYTES]);
         assert_eq!(
             (written[1].as_str(), tail.text().as_str()),

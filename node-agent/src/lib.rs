@@ -11,6 +11,7 @@ pub mod expand;
 pub mod ledger;
 pub mod leftovers;
 pub mod link;
+pub mod logs;
 pub mod results;
 pub mod runtime;
 pub mod socket;

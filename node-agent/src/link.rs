@@ -13,7 +13,6 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep, timeout};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
@@ -68,6 +67,8 @@ pub struct Link {
     /// manager that does not say Welcome.
     limit: Pin<Box<Sleep>>,
     outbound: Option<mpsc::Sender<FromAgent>>,
+    /// For chunks of logs, which everything else overtakes.
+    logs: Option<mpsc::Sender<FromAgent>>,
 }
 
 impl Link {
@@ -85,6 +86,7 @@ impl Link {
             state: State::Waiting,
             limit: Box::pin(sleep(Duration::ZERO)),
             outbound: None,
+            logs: None,
         })
     }
 
@@ -99,6 +101,15 @@ impl Link {
     pub fn outbound(&self) -> Option<&mpsc::Sender<FromAgent>> {
         match &self.state {
             State::Open { welcomed: true, .. } => self.outbound.as_ref(),
+            _ => None,
+        }
+    }
+
+    /// Where chunks of logs go, as [`Self::outbound`].
+    #[must_use]
+    pub fn logs(&self) -> Option<&mpsc::Sender<FromAgent>> {
+        match &self.state {
+            State::Open { welcomed: true, .. } => self.logs.as_ref(),
             _ => None,
         }
     }
@@ -157,6 +168,7 @@ impl Link {
             return;
         };
         let (outbound, messages) = mpsc::channel(OUTBOUND);
+        let (logs, messages) = crate::logs::behind(messages);
         // A new channel has room.
         let _ = outbound.try_send(FromAgent {
             message: Some(from_agent::Message::Hello(hello)),
@@ -168,10 +180,11 @@ impl Link {
             .max_decoding_message_size(usize::MAX)
             .max_encoding_message_size(self.max_message_size);
         let call = async move {
-            let answer = client.link(ReceiverStream::new(messages)).await?;
+            let answer = client.link(messages).await?;
             Ok(answer.into_inner())
         };
         self.outbound = Some(outbound);
+        self.logs = Some(logs);
         self.limit = Box::pin(sleep(WELCOME_LIMIT));
         self.state = State::Opening(call.boxed());
     }
@@ -229,6 +242,7 @@ impl Link {
     fn close(&mut self, wait: Duration) {
         self.state = State::Waiting;
         self.outbound = None;
+        self.logs = None;
         self.limit = Box::pin(sleep(wait));
     }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod control;
+mod logs;
 
 use std::path::PathBuf;
 
@@ -13,6 +14,7 @@ pub(crate) use apply::{
     ApplyApplication, ApplyArgs, ApplyNoun, ShimArg, SpecFlags, UnregisterArgs, UnregisterNoun,
 };
 pub(crate) use control::{CancelArgs, ExplainArgs, NodeCommand, NodeOut};
+pub(crate) use logs::LogsArgs;
 
 /// User command line of Flame: applications, sessions, tasks, nodes and executors.
 #[derive(Debug, Parser)]
@@ -85,6 +87,8 @@ pub(crate) enum Command {
     Cancel(CancelArgs),
     /// Say why a session does not run, or not faster
     Explain(ExplainArgs),
+    /// Show what a session's processes have written, from all nodes, or the log of a node's agent
+    Logs(LogsArgs),
     /// Take a node out of service, and into service again
     #[command(subcommand)]
     Node(NodeCommand),
@@ -352,6 +356,10 @@ mod tests {
             "flmctl cancel -t 1",
             "flmctl explain",
             "flmctl node",
+            "flmctl logs",
+            "flmctl logs -t 1",
+            "flmctl logs --node n -t 1",
+            "flmctl logs -s a -n -1",
             "flmctl node cordon",
             "flmctl node forget",
             "flmctl create session -a x --task-timeout 0",

@@ -8,6 +8,7 @@ pub(crate) mod docs;
 pub(crate) mod end;
 pub(crate) mod explain;
 pub(crate) mod list;
+pub(crate) mod logs;
 pub(crate) mod node;
 pub(crate) mod view;
 pub(crate) mod watch;

@@ -2,6 +2,7 @@
 //! (docs/flmctl.md): add fields, never rename or remove one.
 
 mod explanation;
+mod log;
 mod payload;
 mod state;
 
@@ -13,6 +14,7 @@ use serde::{Serialize, Serializer};
 
 use crate::format;
 pub(crate) use explanation::Explanation;
+pub(crate) use log::{Line as LogLine, Note as LogNote};
 use payload::{common_data, input, output};
 pub(crate) use state::WireState;
 use state::state;

@@ -38,6 +38,34 @@ impl Asked {
 
 #[tonic::async_trait]
 impl Control for Asked {
+    type ReadLogsStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::LogLines, Status>>>;
+
+    async fn read_logs(
+        &self,
+        request: Request<v1::ReadLogsRequest>,
+    ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        let request = request.into_inner();
+        self.note(format!(
+            "{:?} {:?} {:?} {:?} {}",
+            request.session_id, request.task_id, request.node, request.lines, request.follow
+        ));
+        let messages = match (request.session_id.as_deref(), request.node.as_deref()) {
+            (Some("x"), _) => return Err(Status::not_found("session x not found")),
+            (Some("empty"), _) => vec![noted("nothing_kept", "", "no node has lines of the session")],
+            (None, Some(node)) => vec![noted("node_failed", node, "node n1: its log is elsewhere")],
+            _ => vec![
+                noted("node_away", "n2", "node n2 is not connected"),
+                v1::LogLines {
+                    lines: (1..=3).map(line).collect(),
+                    caught_up: true,
+                    ..v1::LogLines::default()
+                },
+            ],
+        };
+        let messages: Vec<_> = messages.into_iter().map(Ok).collect();
+        Ok(Response::new(tokio_stream::iter(messages)))
+    }
+
     async fn cancel_task(
         &self,
         request: Request<v1::CancelTaskRequest>,
@@ -121,6 +149,29 @@ impl Control for Asked {
         Err(Status::failed_precondition(format!(
             "node {name} is connected; stop its agent first"
         )))
+    }
+}
+
+fn line(number: i64) -> v1::LogLine {
+    v1::LogLine {
+        time_us: 1_700_000_000_000_000 + number,
+        node: "n1".to_owned(),
+        executor: "e1-1".to_owned(),
+        output: v1::LogOutput::Out.into(),
+        text: format!("line {number}").into(),
+        continued: false,
+    }
+}
+
+fn noted(code: &str, node: &str, text: &str) -> v1::LogLines {
+    let note = v1::LogNote {
+        code: code.to_owned(),
+        node: node.to_owned(),
+        text: text.to_owned(),
+    };
+    v1::LogLines {
+        notes: vec![note],
+        ..v1::LogLines::default()
     }
 }
 
@@ -260,4 +311,43 @@ async fn a_session_manager_without_the_service_is_named_as_the_reason() {
         "{}",
         stderr(&output)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lines_of_a_log_are_shown_and_what_is_missing_is_said() {
+    let (asked, url) = manager().await;
+    let shown = run(&url, "logs -s s1 -n 2 -t 7 --node n1 -f").await;
+    assert!(shown.status.success(), "{}", stderr(&shown));
+    assert_eq!(asked.taken(), [r#"Some("s1") Some("7") Some("n1") Some(2) true"#]);
+    let out = stdout(&shown);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines.len(), 2, "the last ones: {out}");
+    assert!(lines[0].ends_with(" n1 e1-1 out  line 2"), "{out}");
+    assert_eq!(stderr(&shown), "node n2 is not connected\n");
+    let shown = run(&url, "logs -s s1 -o json").await;
+    let values: Vec<serde_json::Value> = stdout(&shown)
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!((values.len(), stderr(&shown).as_str()), (4, ""));
+    assert_eq!(values[0]["note"], "node_away");
+    assert_eq!(
+        (&values[1]["text"], &values[1]["output"]),
+        (&"line 1".into(), &"out".into())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_not_there_is_an_error() {
+    let (_, url) = manager().await;
+    for (line, code) in [
+        ("logs -s x -o json", "not_found"),
+        ("logs -s empty -o json", "nothing_kept"),
+        ("logs --node n1 -o json", "node_failed"),
+    ] {
+        let failed = run(&url, line).await;
+        assert_eq!(failed.status.code(), Some(1), "{line}");
+        let error: serde_json::Value = serde_json::from_str(&stderr(&failed)).expect("JSON");
+        assert_eq!(error["error"]["code"], code, "{line}");
+    }
 }

@@ -141,6 +141,13 @@ fn output(
     }
 }
 
+/// Whether what this process writes to its standard error is in the journal.
+#[must_use]
+pub fn is_in_journal() -> bool {
+    let stream = std::env::var("JOURNAL_STREAM").ok();
+    output(stream.as_deref(), stderr_identity(), false, true) == Output::Journal
+}
+
 fn stderr_identity() -> Option<(u64, u64)> {
     let stat = rustix::fs::fstat(std::io::stderr()).ok()?;
     Some((stat.st_dev, stat.st_ino))

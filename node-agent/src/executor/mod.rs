@@ -75,6 +75,11 @@ pub enum Command {
 /// What an executor tells.
 #[derive(Debug)]
 pub enum Happened {
+    /// Its process is there.
+    Runs {
+        /// Id of the run of its unit, under which its lines are in the journal.
+        invocation: String,
+    },
     /// OnSessionEnter has succeeded.
     Bound {
         /// In a process that has served another session.
@@ -199,6 +204,7 @@ async fn start(
         .map_err(|error| BindError::new(bind::PROCESS, error))?
         .into();
     tracing::debug!(executor = %id, session = order.session_id, pid = process.pid(), "service process started");
+    tell_where(process.as_ref(), inbox);
     let bound = tokio::select! {
         bound = service::bring_up(host, &prepared.socket, order, process.as_ref()) => bound.map_err(Ended::from),
         () = inbox.released() => Err(Ended::Released { running: false }),
@@ -214,6 +220,13 @@ async fn start(
             end(process.as_ref()).await;
             Err(ended)
         }
+    }
+}
+
+/// Tells where the lines of a process are, if they are in the journal.
+fn tell_where(process: &dyn Running, inbox: &mut Inbox) {
+    if let Some(invocation) = process.invocation() {
+        inbox.tell(Happened::Runs { invocation });
     }
 }
 
@@ -248,6 +261,7 @@ async fn reuse(
     let error = match entered {
         Ok(()) => {
             tracing::debug!(executor = %id, session = order.session_id, pid = process.pid(), "service process taken over");
+            tell_where(process.as_ref(), inbox);
             return Reused::Entered(Box::new(parked));
         }
         Err(error) => error,

@@ -204,6 +204,10 @@ pub trait Runtime: Send + Sync {
 pub trait Running: Send + Sync {
     /// Process id, for people.
     fn pid(&self) -> u32;
+    /// Id of the run of its unit, if it is in one: under it the journal has what it writes.
+    fn invocation(&self) -> Option<String> {
+        None
+    }
     /// Completes when it has ended, at once if it has already.
     fn exited(&self) -> BoxFuture<'_, Exit>;
     /// Asks for the end of the process and of all that it started. No effect once it has ended.

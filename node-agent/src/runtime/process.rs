@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -167,7 +167,6 @@ impl Runtime for ProcessRuntime {
             let path = self.directories.spec(&launch.owner.executor);
             launch.spec.write(&path)?;
             let spec = SpecFile(path);
-            prune(&self.directories.logs);
             let handle = self.spawn(&launch, &spec)?;
             Ok(Box::new(ProcessOfExecutor { handle, _spec: spec }) as Box<dyn Running>)
         }
@@ -194,12 +193,6 @@ impl Output {
         if self.switch.send(Switch { file, done }).is_ok() {
             let _ = switched.await;
         }
-    }
-}
-
-fn prune(logs: &Path) {
-    if let Err(error) = capture::prune(logs) {
-        tracing::warn!(%error, "cannot clear {}", logs.display());
     }
 }
 
@@ -261,9 +254,6 @@ impl Running for ProcessOfExecutor {
 
     fn hand_over<'a>(&'a self, executor: &'a ExecutorId) -> BoxFuture<'a, ()> {
         async move {
-            if let Some(output) = self.handle.outputs.first() {
-                prune(&output.directory);
-            }
             let outputs = self.handle.outputs.iter();
             futures::future::join_all(outputs.map(|output| output.hand_over(executor))).await;
         }

@@ -56,7 +56,10 @@ async fn a_session_is_bound_run_and_released() {
     assert!(agent.path("left").exists(), "OnSessionLeave came first");
     assert_eq!(agent.list("work/executors/node-1"), [""; 0]);
     assert_eq!(agent.list("work/sockets"), [""; 0]);
-    assert_eq!(agent.list("logs/executors"), ["e1.err", "e1.out"]);
+    assert_eq!(
+        agent.list("logs/executors"),
+        ["e1.err", "e1.out", "e1.run", "e1.tasks"]
+    );
 }
 
 #[tokio::test]

@@ -277,6 +277,15 @@ impl Agent {
         Self { home, child }
     }
 
+    /// Starts it again, after its end.
+    pub(crate) fn restart(&mut self, manager: SocketAddr) {
+        let log = std::fs::OpenOptions::new().append(true).open(self.home.path().join("log"));
+        self.child = command(self.home.path(), manager)
+            .stderr(log.expect("log"))
+            .spawn()
+            .expect("the agent starts");
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().try_into().expect("a pid")).expect("not 0");
         kill_process(pid, signal).expect("it lives");

@@ -8,6 +8,7 @@ mod give_up;
 mod harness;
 mod life;
 mod link;
+mod logs;
 mod node;
 mod parking;
 mod reuse;

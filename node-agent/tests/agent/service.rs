@@ -199,6 +199,18 @@ impl Service {
                 eprintln!("err: {words}");
                 Bytes::new()
             }
+            ("flood", megabytes) => {
+                let megabytes: usize = megabytes.parse().expect("a number");
+                std::thread::spawn(move || {
+                    let line = format!("{}\n", "flood ".repeat(20));
+                    let lines = line.repeat((1 << 20) / line.len() + 1);
+                    let mut output = std::io::stdout().lock();
+                    for _ in 0..megabytes {
+                        std::io::Write::write_all(&mut output, lines.as_bytes()).expect("somebody reads");
+                    }
+                });
+                Bytes::new()
+            }
             ("how", _) => Bytes::from_static(how.as_bytes()),
             ("pid", _) => Bytes::from(std::process::id().to_string()),
             ("large", bytes) => Bytes::from(vec![7; bytes.parse().expect("a number")]),

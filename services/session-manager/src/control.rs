@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 
 use crate::core::{Cancel, ended_otherwise};
 use crate::engine::Engine;
+use crate::logs::{LinesStream, Logs};
 use crate::store::TaskReader;
 use crate::stored;
 
@@ -19,13 +20,15 @@ const MAX_REASON: usize = 1024;
 pub struct ControlService {
     engine: Engine,
     reader: Arc<dyn TaskReader>,
+    logs: Logs,
 }
 
 impl ControlService {
     /// Serves what `engine` decides and `reader` remembers.
     #[must_use]
     pub fn new(engine: Engine, reader: Arc<dyn TaskReader>) -> Self {
-        Self { engine, reader }
+        let logs = Logs::new(engine.clone());
+        Self { engine, reader, logs }
     }
 }
 
@@ -53,6 +56,15 @@ impl ControlService {
 
 #[tonic::async_trait]
 impl Control for ControlService {
+    type ReadLogsStream = LinesStream;
+
+    async fn read_logs(
+        &self,
+        request: Request<v1::ReadLogsRequest>,
+    ) -> Result<Response<LinesStream>, Status> {
+        self.logs.read(request).await
+    }
+
     async fn cancel_task(
         &self,
         request: Request<v1::CancelTaskRequest>,

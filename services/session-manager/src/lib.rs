@@ -9,6 +9,7 @@ pub mod core;
 pub mod engine;
 pub mod frontend;
 mod health;
+pub mod logs;
 mod metrics;
 pub mod nodelink;
 mod notices;

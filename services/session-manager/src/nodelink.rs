@@ -123,6 +123,10 @@ async fn receive(engine: Engine, link: LinkId, mut from_agent: Streaming<FromAge
             Ok(Some(FromAgent {
                 message: Some(message),
             })) => {
+                if let from_agent::Message::Log(chunk) = message {
+                    engine.log_arrived(link, chunk);
+                    continue;
+                }
                 engine.tell(move |core, now, fx| core.node_message(link, message, now, fx));
             }
             // A message of a later version that this one does not know.

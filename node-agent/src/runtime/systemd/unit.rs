@@ -104,6 +104,10 @@ impl Running for Handle {
         self.0.run.get().map_or(0, |(_, pid)| *pid)
     }
 
+    fn invocation(&self) -> Option<String> {
+        self.0.run.get().map(|(invocation, _)| invocation.clone())
+    }
+
     fn exited(&self) -> BoxFuture<'_, Exit> {
         let mut exit = self.0.exit.subscribe();
         async move {

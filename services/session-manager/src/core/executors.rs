@@ -46,6 +46,7 @@ impl Core {
         found.executors.insert(id.clone());
         session.executors.insert(id.clone());
         session.counted = None;
+        session.ran_on.note(node);
         let start = node::StartExecutor {
             executor_id: id.to_string(),
             session_id: session.row.id.to_string(),

@@ -10,7 +10,7 @@ use flame_core::{ApplicationName, ExecutorId, NodeName, Resources, SessionId, Ta
 use flame_rpc::v1;
 
 use super::scheduler::Counted;
-use super::{Cordon, LinkId, Now, Requests, Stability, metadata};
+use super::{Cordon, LinkId, Now, RanOn, Requests, Stability, metadata};
 use crate::store::StoredSession;
 
 /// Number of a session, in the order of creation over the whole life of the store.
@@ -204,6 +204,8 @@ pub(crate) struct Session {
     pub(crate) task_time: Option<Duration>,
     /// Calls that may be repeated.
     pub(crate) requests: Requests,
+    /// Where its logs are.
+    pub(crate) ran_on: RanOn,
 }
 
 /// A task that has not ended.
@@ -256,11 +258,13 @@ impl Session {
             waiting_since: None,
             task_time: None,
             requests: Requests::default(),
+            ran_on: RanOn::none(),
         }
     }
 
     pub(crate) fn restored(stored: StoredSession) -> Self {
         let mut session = Self::new(stored.row);
+        session.ran_on = RanOn::unknown();
         session.events = stored.events.into();
         session.last_task = stored.last_task;
         session.last_restored = stored.last_task;

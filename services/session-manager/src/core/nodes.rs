@@ -109,7 +109,8 @@ impl Core {
             self.node_recovered(&name, fx);
         }
         match message {
-            from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) => {}
+            // Lines of logs do not come here: the link hands them to their readers.
+            from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) | from_agent::Message::Log(_) => {}
             from_agent::Message::Executor(update) => self.executor_update(update, now, fx),
             from_agent::Message::Results(batch) => {
                 let mut results = batch.results.into_iter().peekable();

@@ -10,6 +10,7 @@ use flame_rpc::node::ToAgent;
 use tokio::sync::mpsc;
 
 use super::clock::Ear;
+use super::logs::LogRoutes;
 use crate::core::LinkId;
 
 /// The open links.
@@ -19,6 +20,7 @@ pub(super) struct Links {
     /// By name, because a link may wait in the queue to be the node's.
     ears: Mutex<HashMap<LinkId, (NodeName, Arc<Ear>)>>,
     last: AtomicU64,
+    pub(super) logs: LogRoutes,
 }
 
 impl Links {
@@ -46,11 +48,20 @@ impl Links {
         }
     }
 
+    /// Returns whether the link is open.
+    pub(super) fn send_one(&self, link: LinkId, message: ToAgent) -> bool {
+        let senders = self.senders.lock().unwrap_or_else(PoisonError::into_inner);
+        senders
+            .get(&link)
+            .is_some_and(|sender| sender.send(message).is_ok())
+    }
+
     pub(super) fn close(&self, link: LinkId) {
         self.senders
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .remove(&link);
+        self.logs.link_ended(link);
     }
 
     /// What arrives of `node` on that link is heard by `ear`.

@@ -9,13 +9,14 @@
 mod clock;
 mod driver;
 mod links;
+mod logs;
 pub(crate) mod outbox;
 mod storing;
 
 use std::sync::Arc;
 
 use flame_core::NodeName;
-use flame_rpc::node::ToAgent;
+use flame_rpc::node::{LogChunk, OpenLog, ToAgent};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -27,6 +28,7 @@ pub(crate) use clock::Ear;
 use clock::{Clock, LOOK_EVERY};
 use driver::Driver;
 use links::Links;
+pub(crate) use logs::LogReader;
 use storing::{Storage, StoreHealth};
 
 /// What is left of a command that was applied.
@@ -225,6 +227,16 @@ impl Engine {
     /// The core is told that a link has ended: it is not listened to any more.
     pub(crate) fn stop_listening(&self, link: LinkId) {
         self.links.stop_listening(link);
+    }
+
+    /// Has the agent on `link` send a log.
+    pub(crate) fn read_log(&self, link: LinkId, open: OpenLog) -> LogReader {
+        LogReader::open(&self.links, link, open)
+    }
+
+    /// A chunk of a log has come from the agent on `link`.
+    pub(crate) fn log_arrived(&self, link: LinkId, chunk: LogChunk) {
+        self.links.logs.arrived(link, chunk);
     }
 
     /// Ends a link: nothing is sent on it any more.

@@ -159,7 +159,7 @@ impl Bed {
                 }
                 Message::Recall(recall) => self.recalled.push(recall.executor_id),
                 Message::Ack(ack) => self.acks.push(ack.sequence),
-                Message::Welcome(_) | Message::Refuse(_) => {}
+                Message::Welcome(_) | Message::Refuse(_) | Message::Log(_) => {}
             }
         }
         let ended = fx.updates.iter().filter(|row| row.state.is_terminal());

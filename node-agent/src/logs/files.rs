@@ -1,0 +1,361 @@
+//! Lines from the files of plain processes: those of all executors of a session as one, by their times.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, VecDeque};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use flame_rpc::v1::{LogLine, LogOutput};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+use super::line::{self, LINE_BYTES};
+use super::source::{Batch, CHUNK_BYTES, LINE_COST, Part, Resume, Source, Subject, Wanted, lock};
+use crate::capture::generation;
+
+/// How often files are looked at for more: what a reader does not notice as a delay.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// A line that was stamped this long ago is in its file for certain, in microseconds.
+const SETTLED: i64 = 20_000;
+/// Read at once: there may be hundreds of files.
+const READ_BYTES: usize = 4096;
+/// Longest line of a file: time, mark and text.
+const LONGEST: usize = LINE_BYTES + 32;
+
+/// Reads the files of a session's executors.
+pub(super) struct Files {
+    wanted: Wanted,
+    /// None while it is in use on another thread.
+    merge: Option<Merge>,
+    caught_up: bool,
+}
+
+impl Files {
+    pub(super) fn new(subject: Subject, wanted: Wanted) -> Self {
+        let directory = lock(&subject.runs).directory().to_path_buf();
+        let merge = Merge {
+            directory,
+            subject,
+            parts: None,
+            last: wanted.lines,
+            resume: Resume::new(wanted.after),
+            threshold: wanted.after.time_us,
+            tails: BTreeMap::new(),
+        };
+        Self {
+            wanted,
+            merge: Some(merge),
+            caught_up: false,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Batch, String> {
+        loop {
+            // Looked at first: what was written before it is read then.
+            let goes_on = self.wanted.goes_on();
+            let mut merge = self.merge.take().ok_or("its files were given up")?;
+            let until = if self.wanted.follow && goes_on {
+                line::now() - SETTLED
+            } else {
+                i64::MAX
+            };
+            // Files that nobody has read for days come from the disk, which must not hold up the agent.
+            let read = tokio::task::spawn_blocking(move || {
+                let batch = merge.read(until, goes_on);
+                (merge, batch)
+            });
+            let (merge, mut batch) = read.await.map_err(|error| error.to_string())?;
+            self.merge = Some(merge);
+            let at_the_end = batch.caught_up;
+            batch.caught_up = at_the_end && !self.caught_up;
+            self.caught_up |= at_the_end;
+            batch.over = at_the_end && !goes_on;
+            if batch.over || batch.caught_up || !batch.lines.is_empty() || !batch.notes.is_empty() {
+                return Ok(batch);
+            }
+            let mut finish = self.wanted.finish.clone();
+            tokio::select! {
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+                // An end that comes without a word is one, too.
+                _ = finish.wait_for(|finish| *finish) => {}
+            }
+        }
+    }
+}
+
+impl Source for Files {
+    fn next(&mut self) -> BoxFuture<'_, Result<Batch, String>> {
+        self.read().boxed()
+    }
+}
+
+/// All files of the session.
+struct Merge {
+    subject: Subject,
+    directory: PathBuf,
+    /// Of the look that is not at its end.
+    parts: Option<Vec<Part>>,
+    /// Only that many of the lines that are there, until those are found.
+    last: Option<usize>,
+    resume: Resume,
+    /// Older ones are not wanted.
+    threshold: i64,
+    /// By executor and output, so that lines of the same time always come in the same order.
+    tails: BTreeMap<(String, LogOutput), Tail>,
+}
+
+impl Merge {
+    /// Lines up to that time, which are caught up with if there are no more. If nothing will be written any more, a line without
+    /// an end is one, too.
+    fn read(&mut self, until: i64, goes_on: bool) -> Batch {
+        let parts = self.parts.take().unwrap_or_else(|| self.subject.parts());
+        let batch = self.merge(&parts, until, goes_on);
+        if !batch.caught_up {
+            self.parts = Some(parts);
+        }
+        batch
+    }
+
+    fn merge(&mut self, parts: &[Part], until: i64, goes_on: bool) -> Batch {
+        let mut batch = Batch {
+            executors: parts.len(),
+            ..Batch::default()
+        };
+        if let Some(last) = self.last.take() {
+            self.threshold = self.threshold_of(parts, last);
+        }
+        let parts: BTreeMap<&str, &Part> = parts
+            .iter()
+            .filter(|part| part.run.invocation.is_none())
+            .map(|part| (part.run.executor.as_str(), part))
+            .collect();
+        for executor in parts.keys() {
+            for output in [LogOutput::Out, LogOutput::Err] {
+                self.tails
+                    .entry(((*executor).to_owned(), output))
+                    .or_insert_with(|| {
+                        Tail::new(&self.directory, executor, output, self.threshold == i64::MIN)
+                    });
+            }
+        }
+        // Files of executors that nobody knows any more are gone.
+        self.tails
+            .retain(|(executor, _), _| parts.contains_key(executor.as_str()));
+        let mut bytes = 0;
+        let mut heads: BinaryHeap<Reverse<(i64, &(String, LogOutput))>> = BinaryHeap::new();
+        let mut tails: BTreeMap<_, _> = self.tails.iter_mut().collect();
+        for (key, tail) in &mut tails {
+            let ended = !goes_on
+                || parts
+                    .get(key.0.as_str())
+                    .is_none_or(|part| part.run.ended.is_some());
+            if let Some(time) = tail.head(ended, &mut batch.notes) {
+                heads.push(Reverse((time, *key)));
+            }
+        }
+        while let Some(Reverse((time, key))) = heads.pop() {
+            if time > until {
+                break;
+            }
+            if bytes >= CHUNK_BYTES {
+                return batch;
+            }
+            let (Some(tail), Some(part)) = (tails.get_mut(key), parts.get(key.0.as_str())) else {
+                continue;
+            };
+            if let Some(line) = tail.ready.pop_front()
+                && part.wants(time)
+                && time >= self.threshold
+                && self.resume.takes(time)
+            {
+                bytes += line.text.len() + LINE_COST;
+                batch.lines.push(LogLine {
+                    time_us: time,
+                    executor: key.0.clone(),
+                    output: key.1.into(),
+                    text: line.text,
+                    continued: line.continued,
+                    ..LogLine::default()
+                });
+            }
+            let ended = !goes_on || part.run.ended.is_some();
+            if let Some(time) = tail.head(ended, &mut batch.notes) {
+                heads.push(Reverse((time, key)));
+            }
+        }
+        batch.caught_up = true;
+        batch
+    }
+
+    /// The time of the last line but `last` of those that are there.
+    fn threshold_of(&self, parts: &[Part], last: usize) -> i64 {
+        if last == 0 {
+            return line::now();
+        }
+        let mut times = BinaryHeap::new();
+        for part in parts.iter().filter(|part| part.run.invocation.is_none()) {
+            for output in [LogOutput::Out, LogOutput::Err] {
+                let mut tail = Tail::new(&self.directory, &part.run.executor, output, false);
+                while let Some(time) = tail.head(true, &mut Vec::new()) {
+                    tail.ready.pop_front();
+                    if !part.wants(time) {
+                        continue;
+                    }
+                    times.push(Reverse(time));
+                    if times.len() > last {
+                        times.pop();
+                    }
+                }
+            }
+        }
+        times.peek().map_or(i64::MIN, |Reverse(time)| *time)
+    }
+}
+
+/// A line that was read.
+#[derive(Debug)]
+struct Ready {
+    time: i64,
+    text: Bytes,
+    continued: bool,
+}
+
+/// One output of an executor, file by file. Files are not kept open: there may be hundreds.
+#[derive(Debug)]
+struct Tail {
+    /// The first of its files.
+    path: PathBuf,
+    /// What is said of it in notes.
+    name: String,
+    generation: u32,
+    offset: u64,
+    /// All lines are wanted, also the first.
+    from_start: bool,
+    /// Read, and not a whole line yet.
+    rest: Vec<u8>,
+    ready: VecDeque<Ready>,
+}
+
+impl Tail {
+    fn new(directory: &Path, executor: &str, output: LogOutput, from_start: bool) -> Self {
+        let (ending, name) = match output {
+            LogOutput::Err => ("err", "standard error"),
+            LogOutput::Out | LogOutput::Unspecified => ("out", "standard output"),
+        };
+        Self {
+            path: directory.join(format!("{executor}.{ending}")),
+            name: format!("the {name} of executor {executor}"),
+            generation: 0,
+            offset: 0,
+            from_start,
+            rest: Vec::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// The time of the next line, if there is one by now.
+    fn head(&mut self, ended: bool, notes: &mut Vec<String>) -> Option<i64> {
+        while self.ready.is_empty() {
+            if self.fill(notes) {
+                continue;
+            }
+            if !ended || self.rest.is_empty() {
+                return None;
+            }
+            let rest = std::mem::take(&mut self.rest);
+            self.take(&rest);
+        }
+        self.ready.front().map(|line| line.time)
+    }
+
+    /// Reads on. Returns whether there was something.
+    fn fill(&mut self, notes: &mut Vec<String>) -> bool {
+        if self.read_on() {
+            return true;
+        }
+        let Some(next) = self.next_file() else {
+            return false;
+        };
+        // What was written between the last look and the begin of the next file.
+        if self.read_on() {
+            return true;
+        }
+        // Nothing was lost of files before the first that was seen.
+        if next > self.generation + 1 && self.offset > 0 {
+            notes.push(format!(
+                "lines of {} are missing: they were overwritten before they were read",
+                self.name
+            ));
+        } else if self.offset == 0 && self.from_start {
+            notes.push(format!(
+                "the first lines of {} are missing: there were too many to keep",
+                self.name
+            ));
+        }
+        self.rest.clear();
+        (self.generation, self.offset) = (next, 0);
+        true
+    }
+
+    fn read_on(&mut self) -> bool {
+        let Ok(mut file) = File::open(generation(&self.path, self.generation)) else {
+            return false;
+        };
+        let mut buffer = [0; READ_BYTES];
+        let read = file
+            .seek(SeekFrom::Start(self.offset))
+            .and_then(|_| file.read(&mut buffer))
+            .unwrap_or_default();
+        if read == 0 {
+            return false;
+        }
+        self.offset += read as u64;
+        self.rest.extend_from_slice(&buffer[..read]);
+        let Some(end) = self.rest.iter().rposition(|byte| *byte == b'\n') else {
+            if self.rest.len() > LONGEST {
+                // No file of ours.
+                self.rest.clear();
+            }
+            return true;
+        };
+        let rest = self.rest.split_off(end + 1);
+        let whole = std::mem::replace(&mut self.rest, rest);
+        for line in whole[..end].split(|byte| *byte == b'\n') {
+            self.take(line);
+        }
+        true
+    }
+
+    fn take(&mut self, line: &[u8]) {
+        if let Some(line) = line::parse(line) {
+            self.ready.push_back(Ready {
+                time: line.time,
+                text: Bytes::copy_from_slice(line.text),
+                continued: line.continued,
+            });
+        }
+    }
+
+    /// The number of the file after the present one, if there is one.
+    fn next_file(&self) -> Option<u32> {
+        if generation(&self.path, self.generation + 1).exists() {
+            return Some(self.generation + 1);
+        }
+        match std::fs::metadata(generation(&self.path, self.generation)) {
+            // There may be later ones: only the last two are kept.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            _ => return None,
+        }
+        let name = self.path.file_name()?.to_str()?;
+        let names = std::fs::read_dir(self.path.parent()?).ok()?;
+        let numbers = names.filter_map(|entry| {
+            let entry = entry.ok()?.file_name();
+            let number = entry.to_str()?.strip_prefix(name)?.strip_prefix('.')?;
+            number.parse().ok()
+        });
+        numbers.filter(|number| *number > self.generation).min()
+    }
+}
