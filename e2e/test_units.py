@@ -264,6 +264,7 @@ def test_what_nobody_knows_is_stopped(stopped):
     assert left_behind(stopped) == []
 
 
+@pytest.mark.timeout(900)
 def test_many_starts_leave_nothing_but_the_limits_of_the_slots(stopped):
     at_once = 20
     report = units_tool(stopped, "--starts", STARTS, "--at-once", at_once, timeout=900)
