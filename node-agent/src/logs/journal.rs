@@ -513,3 +513,7 @@ impl Message {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "journal_tests.rs"]
+mod tests;
