@@ -1,11 +1,13 @@
 //! The agent's one loop: link, executors, signals, watchdog. It alone keeps the books.
 
+mod stopping;
+
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flame_core::lifecycle::LifecycleEvent;
+use flame_core::config::node::LifeConfig;
 use flame_core::{ExecutorId, NodeName, Resources};
 use flame_rpc::node::{FromAgent, Heartbeat, Hello, StartExecutor, Welcome, from_agent, to_agent};
 use flame_rpc::v1::Shim;
@@ -13,14 +15,16 @@ use flame_systemd::notify::Notifier;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep};
+use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, sleep_until};
 
 use crate::capacity;
-use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, GRACE, Happened, Host, LEAVE_LIMIT, Pool};
+use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, Happened, Host, Pool};
 use crate::ledger::Ledger;
+use crate::life::Life;
 use crate::link::{Link, LinkEvent};
 use crate::logs::Logs;
 use crate::status::{News, StatusLine};
+use stopping::Stopping;
 
 /// Events handled between two looks at everything else.
 const EVENTS_AT_ONCE: usize = 256;
@@ -31,24 +35,27 @@ const HOLD: Duration = Duration::from_millis(2);
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(5);
 /// Bounds of what the manager may ask for.
 const HEARTBEAT_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(15));
-/// How long an orderly stop waits for the manager's acknowledgements once all executors are gone.
-const DELIVERY_LIMIT: Duration = Duration::from_secs(2);
-/// Longest orderly stop: each step of a release at its limit, and the delivery.
-const STOP_LIMIT: Duration = Duration::from_secs(
-    FINISH_LIMIT.as_secs() + LEAVE_LIMIT.as_secs() + 2 * GRACE.as_secs() + DELIVERY_LIMIT.as_secs(),
-);
-
 /// Who this node is and what it offers.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// Its name in the cluster.
     pub node: NodeName,
+    /// Its own id, which is kept over restarts.
+    pub id: String,
     /// Random per start.
     pub instance: String,
-    /// What executors may use.
+    /// What it has.
     pub capacity: Resources,
+    /// What executors may use.
+    pub allocatable: Resources,
+    /// Executors at a time, if there is a limit of its own.
+    pub slots: Option<u32>,
+    /// Where it can be reached.
+    pub addresses: Vec<String>,
     /// What sessions may select it by, as `key=value`.
     pub labels: Vec<String>,
+    /// When it ends.
+    pub life: LifeConfig,
 }
 
 /// How the agent's run ended.
@@ -58,6 +65,8 @@ pub enum Outcome {
     Stopped,
     /// Asked to stop a second time: executors were killed.
     Interrupted,
+    /// The session manager does not want this node, and asking again is of no use.
+    Refused,
 }
 
 /// The agent.
@@ -78,14 +87,9 @@ pub struct Agent {
     heartbeat: Option<Interval>,
     watchdog: Option<Interval>,
     stopping: Option<Stopping>,
+    life: Life,
     /// Results wait for others until then, see [`HOLD`].
     held: Option<Pin<Box<Sleep>>>,
-}
-
-/// An orderly stop in progress.
-struct Stopping {
-    limit: Pin<Box<Sleep>>,
-    delivering: bool,
 }
 
 /// What made the loop turn.
@@ -99,6 +103,8 @@ enum Step {
     Status,
     Signal,
     PoolEmpty,
+    Life,
+    StillStopping,
     StopLimit,
 }
 
@@ -110,7 +116,8 @@ impl Agent {
         Self {
             ledger: Ledger::new(host.max_message_size),
             status: StatusLine::new(notifier, link.url()),
-            pool: Pool::new(identity.capacity),
+            pool: Pool::new(identity.allocatable),
+            life: Life::new(identity.life, Instant::now()),
             reused: 0,
             logs: Logs::new(&host.directories.logs, &identity.node),
             identity,
@@ -140,9 +147,10 @@ impl Agent {
             self.status
                 .set_counts(self.ledger.live(), self.ledger.tasks_done());
             if self.is_finished() {
-                self.link.leave("the node agent was stopped").await;
-                return Ok(Outcome::Stopped);
+                return Ok(self.leave().await);
             }
+            let registered = self.link.outbound().is_some();
+            self.life.observe(Instant::now(), registered, self.ledger.live());
             match self.next(&mut arrived, &mut terminate, &mut interrupt).await {
                 Step::Events => {
                     for (id, happened) in arrived.drain(..) {
@@ -159,14 +167,15 @@ impl Agent {
                     tracing::warn!("asked to stop again: executors are killed");
                     return Ok(Outcome::Interrupted);
                 }
-                Step::Signal => self.stop(),
+                Step::Signal => self.stop("it was asked to stop"),
+                Step::Life => self.on_life(),
+                Step::StillStopping => self.still_stopping(),
                 Step::StopLimit => {
                     tracing::warn!(
                         executors = self.ledger.live(),
                         "stopping takes too long; what is left is killed"
                     );
-                    self.link.leave("the node agent was stopped").await;
-                    return Ok(Outcome::Stopped);
+                    return Ok(self.leave().await);
                 }
             }
         }
@@ -180,6 +189,7 @@ impl Agent {
     ) -> Step {
         let room = self.link.outbound().cloned();
         let wants_room = room.is_some() && self.ledger.has_unsent() && self.held.is_none();
+        let life = self.life.deadline().filter(|_| self.stopping.is_none());
         let waits_for_pool = self.stopping.is_some() && !self.pool.is_empty();
         tokio::select! {
             _ = self.events.1.recv_many(arrived, EVENTS_AT_ONCE) => Step::Events,
@@ -192,7 +202,11 @@ impl Agent {
             _ = terminate.recv() => Step::Signal,
             _ = interrupt.recv() => Step::Signal,
             () = self.pool.emptied(), if waits_for_pool => Step::PoolEmpty,
-            () = limit_of(self.stopping.as_mut()) => Step::StopLimit,
+            () = at(life) => Step::Life,
+            is_over = stopping::turn(self.stopping.as_mut()) => match is_over {
+                true => Step::StopLimit,
+                false => Step::StillStopping,
+            },
         }
     }
 
@@ -218,6 +232,7 @@ impl Agent {
                 } else {
                     tracing::debug!(executor = %id, session, %node, "executor bound");
                 }
+                self.life.worked();
                 self.ledger.bound(id.as_str());
             }
             Happened::Ended(ended) => {
@@ -248,11 +263,14 @@ impl Agent {
             }
             LinkEvent::Welcome(welcome) => self.on_welcome(&welcome),
             LinkEvent::Message(message) => self.on_message(*message),
-            LinkEvent::Refused(reason) => {
+            LinkEvent::Refused { reason, is_final } => {
                 if self.status.refused(&reason) != News::Nothing {
                     tracing::error!(node = %self.identity.node, "the session manager refused this node: {reason}");
                 }
                 self.heartbeat = None;
+                if is_final {
+                    self.refused();
+                }
                 self.logs.link_down();
             }
             LinkEvent::Down(reason) => {
@@ -303,7 +321,8 @@ impl Agent {
                     tracing::debug!(executor = order.executor_id, reason = order.reason, "releasing");
                     // If it ends by itself at this moment, its end answers.
                     let give_up = order.give_up;
-                    let _ = commands.send(Command::Release { give_up });
+                    let finish = FINISH_LIMIT;
+                    let _ = commands.send(Command::Release { give_up, finish });
                 }
                 None => self.ledger.repeat(&order.executor_id),
             },
@@ -324,6 +343,7 @@ impl Agent {
                 None => self.ledger.repeat(&order.executor_id),
             },
             to_agent::Message::Ack(ack) => self.ledger.acknowledged(ack.sequence),
+            to_agent::Message::LeaveAnswer(answer) => self.on_leave_answer(&answer),
             // The link has handled these.
             to_agent::Message::Welcome(_) | to_agent::Message::Refuse(_) => {}
             to_agent::Message::Log(order) => self.logs.order(order),
@@ -366,13 +386,16 @@ impl Agent {
             hostname: capacity::hostname(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             capacity: Some(capacity.into()),
-            allocatable: Some(capacity.into()),
+            allocatable: Some(self.identity.allocatable.into()),
             arch: std::env::consts::ARCH.to_owned(),
             os: std::env::consts::OS.to_owned(),
             labels: self.identity.labels.clone(),
             shims: vec![Shim::Host.into()],
-            addresses: capacity::addresses(),
+            addresses: self.identity.addresses.clone(),
             executors: self.ledger.reconnected(),
+            node_id: self.identity.id.clone(),
+            slots: self.identity.slots.unwrap_or_default(),
+            ephemeral: self.identity.life.ephemeral,
         }
     }
 
@@ -417,48 +440,6 @@ impl Agent {
             }
         }
     }
-
-    fn stop(&mut self) {
-        self.notifier.stopping();
-        self.notifier.extend_timeout(STOP_LIMIT);
-        tracing::info!(
-            message_id = %LifecycleEvent::DaemonStopping.message_id(),
-            flame_node = %self.identity.node,
-            flame_executors = self.ledger.live(),
-            flame_reused = self.reused,
-            "stopping: executors are released"
-        );
-        self.ledger.stopping("the node agent is stopping");
-        // First, so that what is released now is not parked.
-        self.pool.close();
-        for commands in self.commands.values() {
-            // One that has just ended needs no release.
-            let _ = commands.send(Command::Release { give_up: false });
-        }
-        self.stopping = Some(Stopping {
-            limit: Box::pin(sleep(STOP_LIMIT)),
-            delivering: false,
-        });
-    }
-
-    /// Whether an orderly stop is complete: no executor is left, and the manager, if there is
-    /// one, knows everything.
-    fn is_finished(&mut self) -> bool {
-        let Some(stopping) = &mut self.stopping else {
-            return false;
-        };
-        if self.ledger.live() > 0 || !self.pool.is_empty() {
-            return false;
-        }
-        if self.link.outbound().is_none() || self.ledger.is_settled() {
-            return true;
-        }
-        if !stopping.delivering {
-            stopping.delivering = true;
-            stopping.limit = Box::pin(sleep(DELIVERY_LIMIT));
-        }
-        false
-    }
 }
 
 fn message(message: from_agent::Message) -> FromAgent {
@@ -483,9 +464,9 @@ async fn tick(interval: Option<&mut Interval>) {
     }
 }
 
-async fn limit_of(stopping: Option<&mut Stopping>) {
-    match stopping {
-        Some(stopping) => stopping.limit.as_mut().await,
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
         None => std::future::pending().await,
     }
 }

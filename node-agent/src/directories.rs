@@ -40,6 +40,16 @@ pub enum DirectoryError {
         /// The directory.
         path: PathBuf,
     },
+    /// An application wants to work where it must not.
+    #[error(
+        "the application's working directory {path} is below none that this node allows; the administrator can \
+         list it in runtime.work_directories of node-agent.toml",
+        path = path.display()
+    )]
+    NotAllowed {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The kernel takes no socket path of that length.
     #[error(
         "the socket path {path} has {length} bytes, but at most {SOCKET_PATH_MAX} are possible; \
@@ -65,6 +75,8 @@ pub struct Directories {
     pub work: PathBuf,
     /// What services print.
     pub logs: PathBuf,
+    /// Below these an application may have its working directory; anywhere, if there are none.
+    allowed: Vec<PathBuf>,
     _locks: [File; 2],
 }
 
@@ -149,7 +161,37 @@ impl Directories {
             sockets,
             work,
             logs,
+            allowed: Vec::new(),
             _locks: [socket_lock, work_lock],
+        })
+    }
+
+    /// These, but with working directories of applications only below `allowed`, if that names some.
+    #[must_use]
+    pub fn allowing(self, allowed: Vec<PathBuf>) -> Self {
+        Self { allowed, ..self }
+    }
+
+    /// Whether an application may have its working directory at `path`.
+    ///
+    /// # Errors
+    /// [`DirectoryError::NotAllowed`] if the administrator has not listed it.
+    pub fn allow(&self, path: &Path) -> Result<(), DirectoryError> {
+        let below = |path: &Path, allowed: &Path| path.starts_with(allowed);
+        let plain = !path
+            .components()
+            .any(|part| part == std::path::Component::ParentDir);
+        // A link that is listed may lead anywhere; one below it may not lead out.
+        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let is_allowed = |allowed: &PathBuf| {
+            let real_allowed = std::fs::canonicalize(allowed).unwrap_or_else(|_| allowed.clone());
+            below(path, allowed) && below(&real, &real_allowed)
+        };
+        if self.allowed.is_empty() || plain && self.allowed.iter().any(is_allowed) {
+            return Ok(());
+        }
+        Err(DirectoryError::NotAllowed {
+            path: path.to_path_buf(),
         })
     }
 
@@ -413,6 +455,33 @@ mod tests {
             .expect_err("missing")
             .to_string();
         assert!(error.contains("working directory /nonexistent/dir"), "{error}");
+    }
+
+    #[test]
+    fn an_application_works_where_the_administrator_lets_it() {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let data = home.path().join("data");
+        std::fs::create_dir(&data).expect("made");
+        let out = data.join("out");
+        std::os::unix::fs::symlink(home.path(), &out).expect("linked");
+        let directories = Directories::prepare(&wanted(home.path()), &node()).expect("usable");
+        assert!(
+            directories.allow(Path::new("/anywhere")).is_ok(),
+            "nothing is listed"
+        );
+        let directories = directories.allowing(vec![data.clone()]);
+        for good in [data.clone(), data.join("deeper")] {
+            assert!(directories.allow(&good).is_ok(), "{}", good.display());
+        }
+        for bad in [
+            home.path().to_path_buf(),
+            home.path().join("data2"),
+            data.join("../x"),
+            out,
+        ] {
+            let error = directories.allow(&bad).expect_err("not listed").to_string();
+            assert!(error.contains("runtime.work_directories"), "{error}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use crate::backoff::{Backoff, spread};
 
 /// How long the manager may take from the connection to its Welcome.
 const WELCOME_LIMIT: Duration = Duration::from_secs(15);
-/// Wait after a refusal, which somebody has to mend first; half of it is spread.
+/// Wait after a refusal that does not say how long; half of it is spread.
 const REFUSED_WAIT: Duration = Duration::from_secs(30);
 /// Messages between the agent's loop and the connection. A slow link makes results wait in
 /// front of it, where they are put together into larger batches.
@@ -37,8 +37,13 @@ pub enum LinkEvent {
     Welcome(Welcome),
     /// The manager asks for something.
     Message(Box<to_agent::Message>),
-    /// The manager does not want this node. It is asked again after a while.
-    Refused(String),
+    /// The manager does not want this node.
+    Refused {
+        /// In its words.
+        reason: String,
+        /// Asking again is of no use. Otherwise it is asked again after a while.
+        is_final: bool,
+    },
     /// There is no link; another attempt follows by itself.
     Down(String),
 }
@@ -218,8 +223,15 @@ impl Link {
     fn received(&mut self, message: to_agent::Message) -> LinkEvent {
         match (message, &mut self.state) {
             (to_agent::Message::Refuse(refuse), _) => {
-                self.close(REFUSED_WAIT.mul_f64(0.5 + 0.5 * spread()));
-                LinkEvent::Refused(refuse.reason)
+                let wait = match refuse.retry_after_ms {
+                    0 => REFUSED_WAIT,
+                    millis => Duration::from_millis(u64::from(millis)).min(REFUSED_WAIT),
+                };
+                self.close(wait.mul_f64(0.5 + 0.5 * spread()));
+                LinkEvent::Refused {
+                    reason: refuse.reason,
+                    is_final: refuse.r#final,
+                }
             }
             (to_agent::Message::Welcome(welcome), State::Open { welcomed, .. }) => {
                 *welcomed = true;

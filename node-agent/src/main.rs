@@ -7,18 +7,21 @@ use std::sync::Arc;
 use clap::Parser;
 use flame_core::NodeName;
 use flame_core::config::ClusterConfig;
+use flame_core::config::node::{Problems, RuntimeKind};
 use flame_core::lifecycle::LifecycleEvent;
 use flame_node_agent::agent::{Agent, Identity, Outcome};
-use flame_node_agent::capacity;
 use flame_node_agent::directories::{Directories, Wanted};
 use flame_node_agent::environment::{Surroundings, of_this_process};
 use flame_node_agent::executor::Host;
 use flame_node_agent::link::{Link, chain};
+use flame_node_agent::node_id;
 use flame_node_agent::runtime::process::ProcessRuntime;
-use flame_node_agent::runtime::systemd::{Profile, Settings, SystemdRuntime, Unusable};
+use flame_node_agent::runtime::systemd::{self, Profile, SystemdRuntime};
 use flame_node_agent::runtime::{Runtime, Stop};
+use flame_node_agent::settings::{Asked, Settings};
 use flame_node_agent::socket::SocketWatch;
 use flame_systemd::notify::Notifier;
+use serde_json::json;
 
 /// Something failed that is nobody's configuration.
 const EXIT_FAILURE: u8 = 1;
@@ -39,36 +42,44 @@ struct Arguments {
     /// Configuration [default: $FLAME_HOME/conf/flame-cluster.yaml, else ~/.flame/flame-cluster.yaml]
     #[arg(long, value_name = "PATH")]
     config: Option<PathBuf>,
-    /// Name of this node, unique in the cluster [default: the host name]
-    #[arg(long, value_name = "NODE", env = "FLAME_NODE_NAME")]
+    /// Settings of this node [default: $FLAME_HOME/conf/node-agent.toml, if it exists]
+    #[arg(long, value_name = "PATH")]
+    node_config: Option<PathBuf>,
+    /// Name of this agent, if there are several on the host: they have their own files, nodes and units
+    #[arg(long, value_name = "AGENT", env = "FLAME_AGENT")]
+    agent: Option<String>,
+    /// Say what is wrong with the configuration, or how it is in effect, and end
+    #[arg(long)]
+    check: bool,
+    /// How --check says it
+    #[arg(long, value_enum, default_value = "text", requires = "check")]
+    output: Output,
+    /// Name of this node, unique in the cluster [env: FLAME_NODE_NAME] [default: the host name]
+    #[arg(long, value_name = "NODE")]
     name: Option<String>,
-    /// What this node offers, e.g. cpu=4,mem=8g,gpu=0; what is not named is detected
-    #[arg(long, value_name = "RESOURCES", env = "FLAME_NODE_RESOURCES")]
+    /// What this node has, e.g. cpu=4,mem=8g,gpu=0; what is not named is detected [env: FLAME_NODE_RESOURCES]
+    #[arg(long, value_name = "RESOURCES")]
     resources: Option<String>,
     /// Label by which sessions select this node; may be given several times, or several with commas
-    #[arg(
-        long = "label",
-        value_name = "KEY=VALUE",
-        env = "FLAME_NODE_LABELS",
-        value_delimiter = ','
-    )]
+    /// [env: FLAME_NODE_LABELS]
+    #[arg(long = "label", value_name = "KEY=VALUE", value_delimiter = ',')]
     labels: Vec<String>,
-    /// How executors run
-    #[arg(long, value_enum, env = "FLAME_NODE_RUNTIME", default_value = "process")]
-    runtime: RuntimeKind,
+    /// How executors run: process or systemd [env: FLAME_NODE_RUNTIME] [default: process]
+    #[arg(long, value_name = "RUNTIME")]
+    runtime: Option<String>,
     /// Sandbox of executors in units: strict, standard or none; an application's label sandbox=strict makes
-    /// its own stricter
-    #[arg(long, value_name = "PROFILE", env = "FLAME_NODE_SANDBOX", default_value_t)]
-    sandbox: Profile,
+    /// its own stricter [env: FLAME_NODE_SANDBOX] [default: standard]
+    #[arg(long, value_name = "PROFILE")]
+    sandbox: Option<String>,
 }
 
-/// How executors run.
+/// How the configuration is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum RuntimeKind {
-    /// Child processes of the agent
-    Process,
-    /// Units of systemd, each in a sandbox
-    Systemd,
+enum Output {
+    /// For people
+    Text,
+    /// For programs
+    Json,
 }
 
 /// Why the agent cannot run, and the status it exits with.
@@ -76,6 +87,9 @@ struct Failure(u8, String);
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if arguments.check {
+        return check(&arguments);
+    }
     if let Err(error) = flame_systemd::logging::init("info") {
         eprintln!("flame-node-agent: {}", chain(&error));
         return ExitCode::from(EXIT_FAILURE);
@@ -95,6 +109,8 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Outcome::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
+        // The log has said why.
+        Ok(Outcome::Refused) => ExitCode::from(EXIT_CONFIG),
         Err(Failure(code, message)) => {
             tracing::error!("{message}");
             ExitCode::from(code)
@@ -106,14 +122,8 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     let wanted = Wanted::from_env();
     let (path, config) = load_config(arguments.config.as_deref(), &wanted.home)?;
     let bad = |message: String| Failure(EXIT_CONFIG, message);
-    let node = node_name(arguments.name.as_deref()).map_err(bad)?;
-    let detected = capacity::detect();
-    let capacity = match &arguments.resources {
-        Some(text) => capacity::with_overrides(detected, text)
-            .map_err(|error| bad(format!("--resources {text}: {error}")))?,
-        None => detected,
-    };
-    let labels = labels(&arguments.labels).map_err(bad)?;
+    let settings = settings(arguments, &wanted.home).map_err(|problems| bad(problems.to_string()))?;
+    let node = settings.node.clone();
     let endpoint = config
         .endpoint
         .node_link()
@@ -123,12 +133,18 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         .map_err(|error| bad(format!("{}: {}", path.display(), chain(&error))))?;
 
     let unusable = |error: &dyn std::error::Error| Failure(EXIT_DIRECTORIES, chain(error));
-    let directories = Arc::new(Directories::prepare(&wanted, &node).map_err(|error| unusable(&error))?);
-    let runtime: Box<dyn Runtime> = match arguments.runtime {
+    let id_path = node_id_path(&wanted.home, &node);
+    let id = node_id::read_or_make(&id_path).map_err(|error| match error.is_about_the_file() {
+        true => bad(chain(&error)),
+        false => unusable(&error),
+    })?;
+    let directories = Directories::prepare(&wanted, &node).map_err(|error| unusable(&error))?;
+    let directories = Arc::new(directories.allowing(settings.config.work_directories.clone()));
+    let runtime: Box<dyn Runtime> = match settings.config.runtime {
         RuntimeKind::Process => {
             Box::new(ProcessRuntime::new(directories.clone()).map_err(|error| unusable(&error))?)
         }
-        RuntimeKind::Systemd => Box::new(units(arguments.sandbox).await.map_err(|error| unusable(&error))?),
+        RuntimeKind::Systemd => Box::new(units(&settings).await?),
     };
     let sockets = SocketWatch::start(&directories.sockets).map_err(|error| {
         let directory = directories.sockets.display();
@@ -143,9 +159,14 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     };
     let identity = Identity {
         node,
+        id,
         instance: uuid::Uuid::new_v4().to_string(),
-        capacity,
-        labels,
+        capacity: settings.capacity,
+        allocatable: settings.allocatable,
+        slots: settings.config.slots,
+        addresses: settings.addresses(),
+        labels: settings.config.labels.clone(),
+        life: settings.config.life,
     };
     let labelled = match identity.labels.is_empty() {
         true => String::new(),
@@ -154,8 +175,9 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     tracing::info!(
         message_id = %LifecycleEvent::DaemonReady.message_id(),
         flame_node = %identity.node,
+        flame_node_id = identity.id,
         flame_config = %path.display(),
-        "offers {capacity}{labelled}"
+        "offers {}{labelled}", identity.allocatable
     );
     Agent::new(identity, host, link, Notifier::from_env())
         .run()
@@ -163,10 +185,94 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         .map_err(|error| Failure(EXIT_FAILURE, format!("cannot receive signals: {error}")))
 }
 
+/// What was asked for on the command line, in the environment and in the file.
+fn settings(arguments: &Arguments, home: &Path) -> Result<Settings, Problems> {
+    let asked = Asked {
+        agent: arguments.agent.clone(),
+        file: arguments.node_config.clone(),
+        name: arguments.name.clone(),
+        resources: arguments.resources.clone(),
+        labels: arguments.labels.clone(),
+        runtime: arguments.runtime.clone(),
+        sandbox: arguments.sandbox.clone(),
+    };
+    Settings::new(&asked, home, |name| std::env::var(name).ok())
+}
+
+/// The file with the id of `node`.
+fn node_id_path(home: &Path, node: &NodeName) -> PathBuf {
+    let state = std::env::var_os("STATE_DIRECTORY").filter(|path| !path.is_empty());
+    node_id::path(state.as_ref().map(Path::new), home, node)
+}
+
+/// Says what is wrong with the configuration, or how it is in effect. Changes nothing.
+fn check(arguments: &Arguments) -> ExitCode {
+    let wanted = Wanted::from_env();
+    let mut problems = Vec::new();
+    let cluster = match load_config(arguments.config.as_deref(), &wanted.home) {
+        Ok((path, _)) => Some(path),
+        Err(Failure(_, message)) => {
+            problems.push(message);
+            None
+        }
+    };
+    let settings = match settings(arguments, &wanted.home) {
+        Ok(settings) => Some(settings),
+        Err(found) => {
+            problems.extend(found.0);
+            None
+        }
+    };
+    let id_path = settings
+        .as_ref()
+        .map(|settings| node_id_path(&wanted.home, &settings.node));
+    let id = match id_path.as_deref().map(node_id::read) {
+        Some(Err(error)) => {
+            problems.push(chain(&error));
+            None
+        }
+        Some(Ok(id)) => id,
+        None => None,
+    };
+    match arguments.output {
+        Output::Json => {
+            let mut document = settings.as_ref().map_or_else(|| json!({}), Settings::document);
+            document["cluster_file"] = json!(cluster);
+            document["node_id"] = json!({"file": id_path, "id": id});
+            document["problems"] = json!(problems);
+            println!("{document:#}");
+        }
+        Output::Text => {
+            for (key, value, origin) in settings.iter().flat_map(Settings::effective) {
+                println!("{} = {value} ({origin})", key.name());
+            }
+            if let Some(path) = &id_path {
+                let id = id.as_deref().unwrap_or("none yet");
+                println!("node id: {id} ({})", path.display());
+            }
+            for problem in &problems {
+                eprintln!("flame-node-agent: {problem}");
+            }
+        }
+    }
+    match problems.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(EXIT_CONFIG),
+    }
+}
+
 /// Executors in units. Those that an earlier run has left are stopped: the session manager is told of none.
-async fn units(sandbox: Profile) -> Result<SystemdRuntime, Unusable> {
-    let runtime = SystemdRuntime::connect(Settings::new(None, sandbox)).await?;
-    for left in runtime.running().await? {
+async fn units(settings: &Settings) -> Result<SystemdRuntime, Failure> {
+    let unusable = |error: &dyn std::error::Error| Failure(EXIT_DIRECTORIES, chain(error));
+    let profile: Profile = settings
+        .config
+        .sandbox
+        .as_str()
+        .parse()
+        .map_err(|error| unusable(&error))?;
+    let runtime = SystemdRuntime::connect(systemd::Settings::new(settings.agent.clone(), profile));
+    let runtime = runtime.await.map_err(|error| unusable(&error))?;
+    for left in runtime.running().await.map_err(|error| unusable(&error))? {
         let executor = left.record.owner.executor.clone();
         tracing::warn!(%executor, "an executor of an earlier run of this agent is ended");
         runtime.adopt(left).stop(Stop::Terminate);
@@ -199,25 +305,5 @@ fn load_config(asked: Option<&Path>, home: &Path) -> Result<(PathBuf, ClusterCon
     match ClusterConfig::load(&path) {
         Ok(config) => Ok((path, config)),
         Err(error) => Err(Failure(EXIT_CONFIG, error.to_string())),
-    }
-}
-
-/// The labels that were asked for, by `--label` or else by the environment. An empty variable, or a
-/// comma too many, is no label.
-fn labels(asked: &[String]) -> Result<Vec<String>, String> {
-    let asked = asked
-        .iter()
-        .map(|label| label.trim())
-        .filter(|label| !label.is_empty());
-    let known = flame_core::label::set(asked).map_err(|error| format!("--label: {error}"))?;
-    Ok(known.into_iter().collect())
-}
-
-fn node_name(asked: Option<&str>) -> Result<NodeName, String> {
-    match asked.filter(|name| !name.is_empty()) {
-        Some(name) => NodeName::new(name).map_err(|error| format!("--name: {error}")),
-        None => NodeName::new(&capacity::hostname()).map_err(|error| {
-            format!("the host name cannot be the node's name, so --name is needed: {error}")
-        }),
     }
 }

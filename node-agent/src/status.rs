@@ -37,6 +37,8 @@ pub struct StatusLine {
     reported: bool,
     executors: usize,
     tasks: u64,
+    /// Why the agent stops, if it does.
+    stopping: Option<String>,
     published: String,
     /// When a changed line may go out; unset if nothing has changed.
     timer: Option<Pin<Box<Sleep>>>,
@@ -54,6 +56,7 @@ impl StatusLine {
             reported: false,
             executors: 0,
             tasks: 0,
+            stopping: None,
             published: String::new(),
             timer: None,
             last: None,
@@ -75,6 +78,12 @@ impl StatusLine {
     /// The manager does not want this node.
     pub fn refused(&mut self, reason: &str) -> News {
         self.set(LinkStatus::Refused(reason.to_owned()))
+    }
+
+    /// The agent stops.
+    pub fn stopping(&mut self, reason: &str) {
+        self.stopping = Some(reason.to_owned());
+        self.changed();
     }
 
     /// Executors there are and tasks that have ended.
@@ -139,6 +148,9 @@ impl StatusLine {
             if *executors == 1 { "" } else { "s" },
             if *tasks == 1 { "" } else { "s" },
         );
+        if let Some(reason) = &self.stopping {
+            return format!("stopping, because {reason}: {work}");
+        }
         match &self.link {
             LinkStatus::Registered => format!("registered with {url}: {work}"),
             LinkStatus::Waiting(reason) => format!("waiting for session manager at {url}: {reason} ({work})"),
@@ -185,5 +197,10 @@ mod tests {
         );
         line.registered();
         assert_eq!(line.waiting("no route to host"), News::State);
+        line.stopping("it was asked to stop");
+        assert_eq!(
+            line.text(),
+            "stopping, because it was asked to stop: 0 executors, 0 tasks done"
+        );
     }
 }

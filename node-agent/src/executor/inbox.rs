@@ -1,12 +1,13 @@
 //! What an executor is told: commands as they come, and the tasks among them that wait.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use flame_core::ExecutorId;
 use flame_rpc::node::{TaskAttempt, TaskDone, TaskItem};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 
-use super::{Command, Event, Happened};
+use super::{Command, Event, FINISH_LIMIT, Happened};
 
 /// Commands in, events out.
 pub(super) struct Inbox {
@@ -23,6 +24,8 @@ pub(super) struct Inbox {
     pub(super) released: bool,
     /// Without waiting for the task that runs.
     pub(super) given_up: bool,
+    /// How long the task that runs may go on from the release on.
+    pub(super) finish: Duration,
 }
 
 impl Inbox {
@@ -39,6 +42,7 @@ impl Inbox {
             recalls: 0,
             released: false,
             given_up: false,
+            finish: FINISH_LIMIT,
         }
     }
 
@@ -47,7 +51,10 @@ impl Inbox {
         match self.commands.recv().await {
             Some(Command::Tasks(tasks)) => self.queue.extend(tasks),
             Some(Command::Recall) => self.recalls += 1,
-            Some(Command::Release { give_up }) => {
+            Some(Command::Release { give_up, finish }) => {
+                if !self.released {
+                    self.finish = finish;
+                }
                 self.released = true;
                 self.given_up |= give_up;
             }

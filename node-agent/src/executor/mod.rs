@@ -31,7 +31,7 @@ use pool::{Place, Room, ServiceProcess};
 use service::EnterError;
 use serving::{Parting, Serving};
 
-/// How long a running task may go on after the executor's release was asked for.
+/// How long a running task may go on after the session manager asked for the executor's release.
 pub const FINISH_LIMIT: Duration = Duration::from_secs(5);
 /// How long OnSessionLeave may take.
 pub const LEAVE_LIMIT: Duration = Duration::from_secs(5);
@@ -69,6 +69,8 @@ pub enum Command {
         /// Nobody waits for the task that runs, so neither does the executor. May follow a release
         /// that did not say so.
         give_up: bool,
+        /// How long the task that runs may go on. The first release counts.
+        finish: Duration,
     },
 }
 

@@ -114,6 +114,9 @@ pub(super) fn prepare(host: &Host, id: &ExecutorId, order: &StartExecutor) -> Re
         .filter(|path| !path.is_empty())
         .map(expand);
     let wanted = wanted.as_deref().map(Path::new);
+    if let Some(wanted) = wanted {
+        host.directories.allow(wanted).map_err(|error| process(&error))?;
+    }
     // What the process can see is the runtime's affair: from here it may look different.
     let (working_directory, directory) = match &site.work {
         Some(work) => (wanted.unwrap_or(work).to_path_buf(), None),

@@ -12,7 +12,7 @@ use super::inbox::Inbox;
 use super::kind::Kind;
 use super::service::{InvokeError, Service, in_words};
 use super::stream::{News, Over, Remains, TaskStream};
-use super::{DEATH_LIMIT, Ended, FINISH_LIMIT, Happened, LEAVE_LIMIT, end, obituary};
+use super::{DEATH_LIMIT, Ended, Happened, LEAVE_LIMIT, end, obituary};
 use crate::runtime::{Exit, Running};
 
 /// How long to read what a process had sent before it ended; it is all there.
@@ -93,7 +93,7 @@ impl Serving<'_> {
             }
             if self.inbox.released {
                 if finish_by.is_none() {
-                    finish_by = Some(Instant::now() + FINISH_LIMIT);
+                    finish_by = Some(Instant::now() + self.inbox.finish);
                     if stream.in_hand() > 1 {
                         stream.recall(Vec::new());
                     }
@@ -247,12 +247,15 @@ impl Serving<'_> {
                     () = self.inbox.released() => Turn::Released,
                 };
                 match turn {
-                    Turn::Released => tokio::select! {
-                        finished = &mut invoke => Turn::Finished(finished),
-                        exit = &mut exited => Turn::Exited(exit),
-                        () = self.inbox.given_up() => Turn::Released,
-                        () = tokio::time::sleep(FINISH_LIMIT) => Turn::Released,
-                    },
+                    Turn::Released => {
+                        let limit = tokio::time::sleep(self.inbox.finish);
+                        tokio::select! {
+                            finished = &mut invoke => Turn::Finished(finished),
+                            exit = &mut exited => Turn::Exited(exit),
+                            () = self.inbox.given_up() => Turn::Released,
+                            () = limit => Turn::Released,
+                        }
+                    }
                     other => other,
                 }
             };

@@ -87,14 +87,7 @@ impl Manager {
     /// As [`Manager::welcome`], with at most so many executors on the node (0 is no limit).
     pub(crate) async fn welcome_with(&mut self, max_executors: u32) -> (Link, Hello) {
         let (link, hello) = self.hello().await;
-        link.send(to_agent::Message::Welcome(Welcome {
-            cluster: "test".to_owned(),
-            link_epoch: 1,
-            heartbeat_interval_ms: 100,
-            max_executors,
-            ..Welcome::default()
-        }))
-        .await;
+        link.say_welcome_with(max_executors).await;
         (link, hello)
     }
 }
@@ -105,6 +98,27 @@ impl Link {
             message: Some(message),
         };
         self.outbound.send(Ok(message)).await.expect("the agent listens");
+    }
+
+    /// Our answer to Hello.
+    pub(crate) async fn say_welcome(&self) {
+        self.say_welcome_with(0).await;
+    }
+
+    async fn say_welcome_with(&self, max_executors: u32) {
+        self.send(to_agent::Message::Welcome(Welcome {
+            cluster: "test".to_owned(),
+            link_epoch: 1,
+            heartbeat_interval_ms: 100,
+            max_executors,
+            ..Welcome::default()
+        }))
+        .await;
+    }
+
+    /// Whether the agent says nothing for that long, and the link lives.
+    pub(crate) async fn nothing_for(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.inbound.message()).await.is_err()
     }
 
     /// The next message, heartbeats included.
@@ -270,11 +284,27 @@ impl Agent {
     pub(crate) fn start(manager: SocketAddr) -> Self {
         let home = tempfile::Builder::new().prefix("fna").tempdir_in("/tmp");
         let home = home.expect("temporary directory");
-        let child = command(home.path(), manager)
-            .stderr(std::fs::File::create(home.path().join("log")).expect("log"))
-            .spawn()
-            .expect("the agent starts");
+        let child = spawn(home.path(), manager);
         Self { home, child }
+    }
+
+    /// An agent with this `node-agent.toml`.
+    pub(crate) fn start_with(manager: SocketAddr, settings: &str) -> Self {
+        let home = tempfile::Builder::new().prefix("fna").tempdir_in("/tmp");
+        let home = home.expect("temporary directory");
+        std::fs::create_dir(home.path().join("conf")).expect("writable");
+        std::fs::write(home.path().join("conf/node-agent.toml"), settings).expect("writable");
+        let child = spawn(home.path(), manager);
+        Self { home, child }
+    }
+
+    /// Starts one in the same place after it has ended.
+    pub(crate) fn start_again(&mut self, manager: SocketAddr) {
+        self.child = spawn(self.home.path(), manager);
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("own child").is_none()
     }
 
     /// Starts it again, after its end.
@@ -344,6 +374,13 @@ impl Drop for Agent {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn spawn(home: &Path, manager: SocketAddr) -> Child {
+    command(home, manager)
+        .stderr(std::fs::File::create(home.join("log")).expect("log"))
+        .spawn()
+        .expect("the agent starts")
 }
 
 /// The agent for a session manager whose node link is at `manager`.

@@ -126,6 +126,7 @@ async fn a_refusal_is_an_error_in_the_log_and_the_agent_goes_on() {
     let (link, _) = manager.hello().await;
     link.send(to_agent::Message::Refuse(Refuse {
         reason: "the name node-1 is taken".to_owned(),
+        ..Refuse::default()
     }))
     .await;
     agent.logged("the name node-1 is taken").await;
@@ -166,7 +167,11 @@ async fn what_cannot_be_used_ends_the_agent_with_its_own_status() {
         (&["--config", &broken][..], 78, "cluster.endpoint"),
         (&["--config", "/nonexistent.yaml"], 78, "/nonexistent.yaml"),
         (&["--config", &valid, "--name", "../x"], 78, "--name"),
-        (&["--config", &valid, "--resources", "cpu=many"], 78, "cpu=many"),
+        (
+            &["--config", &valid, "--resources", "cpu=many"],
+            78,
+            "--resources: resources.cpu",
+        ),
         (&[], 78, "name the configuration with --config"),
         (&["--no-such-flag"], 2, "--no-such-flag"),
     ] {

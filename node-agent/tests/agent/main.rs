@@ -4,8 +4,10 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 mod bind;
+mod departure;
 mod give_up;
 mod harness;
+mod identity;
 mod life;
 mod link;
 mod logs;

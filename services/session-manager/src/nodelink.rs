@@ -61,6 +61,7 @@ fn checked(hello: &Hello) -> Result<NodeHello, String> {
     let capacity = hello.capacity.as_ref().map(Resources::from).unwrap_or_default();
     Ok(NodeHello {
         name,
+        id: hello.node_id.clone(),
         agent_instance: hello.agent_instance.clone(),
         hostname: hello.hostname.clone(),
         capacity,
@@ -70,6 +71,8 @@ fn checked(hello: &Hello) -> Result<NodeHello, String> {
         shims: hello.shims().map(Shim::from).collect(),
         labels: Arc::new(labels),
         addresses: hello.addresses.clone(),
+        slots: (hello.slots > 0).then_some(hello.slots),
+        ephemeral: hello.ephemeral,
     })
 }
 
@@ -95,7 +98,10 @@ impl NodeLink for NodeLinkService {
         let checked = match checked(&hello) {
             Ok(checked) => checked,
             Err(reason) => {
-                let refuse = to_agent::Message::Refuse(node::Refuse { reason });
+                let refuse = to_agent::Message::Refuse(node::Refuse {
+                    reason,
+                    ..node::Refuse::default()
+                });
                 let only = stream::iter([Ok(ToAgent {
                     message: Some(refuse),
                 })]);

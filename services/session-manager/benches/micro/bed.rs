@@ -156,6 +156,9 @@ impl Bed {
                 shims: vec![Shim::Host],
                 labels: Default::default(),
                 addresses: Vec::new(),
+                id: String::new(),
+                slots: None,
+                ephemeral: false,
             };
             self.apply(|core, now, fx| core.node_connected(link, "bench", hello, Vec::new(), now, fx));
         }

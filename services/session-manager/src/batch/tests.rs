@@ -111,6 +111,9 @@ impl Bed {
             shims: vec![Shim::Host],
             labels: Default::default(),
             addresses: Vec::new(),
+            id: String::new(),
+            slots: None,
+            ephemeral: false,
         };
         self.engine
             .tell(move |core, now, fx| core.node_connected(link, "test", hello, Vec::new(), now, fx));

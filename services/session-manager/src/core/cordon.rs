@@ -88,7 +88,8 @@ impl Core {
         Ok(())
     }
 
-    /// Removes a node that is not connected, with its cordon.
+    /// Removes a node that is not connected, with its cordon and its identity: another machine may have
+    /// its name then.
     ///
     /// # Errors
     /// It does not exist or is connected.
@@ -101,10 +102,15 @@ impl Core {
         }
         let node = match found {
             Some(node) => node.hello.name.clone(),
-            None => self.cordons.get(name).ok_or_else(|| unknown(name))?.node.clone(),
+            None => {
+                let cordoned = self.cordons.get(name).map(|cordon| &cordon.node);
+                let known = cordoned.or_else(|| self.identities.knows(name));
+                known.ok_or_else(|| unknown(name))?.clone()
+            }
         };
         self.drop_executors(&node, RequeueReason::NodeLost, now, fx);
         self.nodes.remove(name);
+        self.forget_identity(&node, fx);
         if self.cordons.remove(name).is_some() {
             fx.records.push(Record::NodeUncordoned(node.clone()));
         }

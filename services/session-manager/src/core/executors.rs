@@ -42,6 +42,9 @@ impl Core {
             return;
         };
         let Some(link) = found.link else { return };
+        if found.hello.ephemeral {
+            found.reserved_for.get_or_insert(key);
+        }
         found.used = found.used.plus(&session.row.resources);
         found.executors.insert(id.clone());
         session.executors.insert(id.clone());

@@ -8,8 +8,10 @@ mod census;
 mod close;
 mod cordon;
 mod counters;
+mod departure;
 mod error;
 mod executors;
+mod identity;
 mod idle;
 mod logs;
 mod model;
@@ -44,6 +46,8 @@ pub use counters::{Counters, RequeueReason};
 pub use error::CoreError;
 pub(crate) use logs::RanOn;
 pub use logs::{LogPlace, LogPlaces};
+pub(crate) use identity::Identities;
+pub use identity::NodeIdentity;
 pub use model::{Application, NodeHello, SessionEvent, SessionKey, SessionRow, TaskRow};
 pub(crate) use model::{Executor, ExecutorState, MAX_EVENTS, MAX_TASKS, Node, Session, TaskPhase};
 pub(crate) use planted::{Bug as PlantedBug, planted};
@@ -208,6 +212,8 @@ pub struct Core {
     nodes: BTreeMap<NodeName, Node>,
     /// Nodes that are out of service, also those that are not known at the moment.
     cordons: BTreeMap<NodeName, Cordon>,
+    /// Which machine has which name, also those that are not known at the moment.
+    identities: Identities,
     links: HashMap<LinkId, NodeName>,
     executors: HashMap<ExecutorId, Executor>,
     /// Those that take no more tasks and whose places will be free.
@@ -252,6 +258,7 @@ impl Core {
             closed: retention::Closed::default(),
             nodes: BTreeMap::new(),
             cordons: BTreeMap::new(),
+            identities: Identities::new(snapshot.identities),
             links: HashMap::new(),
             executors: HashMap::new(),
             leaving: BTreeSet::new(),
@@ -361,6 +368,7 @@ impl Core {
 
     fn next_timer(&self, now: Now) -> Duration {
         let nodes = self.nodes.values().filter_map(|node| node.next_deadline(now));
+        let nodes = nodes.chain(self.identities.deadline());
         nodes.min().unwrap_or(Duration::MAX)
     }
 

@@ -457,6 +457,8 @@ impl Executor {
 pub struct NodeHello {
     /// Name in the cluster.
     pub name: NodeName,
+    /// Id of the machine, which stays over restarts of the agent; empty if it has none.
+    pub id: String,
     /// Random per start of the agent.
     pub agent_instance: String,
     /// For people.
@@ -475,6 +477,10 @@ pub struct NodeHello {
     pub labels: Arc<BTreeSet<String>>,
     /// Where it can be reached.
     pub addresses: Vec<String>,
+    /// Executors that it runs at most, if it has a limit of its own.
+    pub slots: Option<u32>,
+    /// It serves one session, and is forgotten when it leaves.
+    pub ephemeral: bool,
 }
 
 /// A machine that runs executors.
@@ -493,6 +499,12 @@ pub(crate) struct Node {
     pub(crate) stability: Stability,
     pub(crate) last_heard: Duration,
     pub(crate) last_heard_wall: i64,
+    /// When a message of its agent came, on its present link.
+    pub(crate) last_message: Duration,
+    /// The last agent that was refused because of this one.
+    pub(crate) refused: Option<String>,
+    /// The one session that an ephemeral node serves.
+    pub(crate) reserved_for: Option<SessionKey>,
     pub(crate) executors: BTreeSet<ExecutorId>,
     /// What its executors hold.
     pub(crate) used: Resources,
@@ -507,6 +519,11 @@ impl Node {
     /// Whether it could be given work if nobody minded.
     pub(crate) fn is_ready(&self) -> bool {
         self.state == NodeState::Ready && self.link.is_some() && !self.draining
+    }
+
+    /// Executors that it may have where `most` are allowed on a node.
+    pub(crate) fn slots(&self, most: u32) -> u32 {
+        self.hello.slots.map_or(most, |own| own.min(most))
     }
 
     pub(crate) fn free(&self) -> Resources {

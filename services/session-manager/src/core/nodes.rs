@@ -27,6 +27,9 @@ impl Core {
         fx: &mut Effects,
     ) {
         let name = hello.name.clone();
+        if !self.admit(link, &hello, now, fx) {
+            return;
+        }
         let old = self.nodes.remove(name.as_str());
         if let Some(old_link) = old.as_ref().and_then(|old| old.link) {
             if !planted(Bug::IgnoredEpoch) {
@@ -34,13 +37,15 @@ impl Core {
             }
             fx.hang_up.push(old_link);
         }
-        let (epoch, known, mut stability) =
-            old.map_or((1, Default::default(), Stability::default()), |old| {
+        let (epoch, known, mut stability, reserved_for) =
+            old.map_or((1, Default::default(), Stability::default(), None), |old| {
                 let mut stability = old.stability;
                 if old.state != NodeState::Left {
                     stability.lost(now.mono);
                 }
-                (old.epoch + 1, (old.executors, old.used), stability)
+                let same = old.hello.agent_instance == hello.agent_instance;
+                let reserved_for = old.reserved_for.filter(|_| same);
+                (old.epoch + 1, (old.executors, old.used), stability, reserved_for)
             });
         let flaps = stability.came(now);
         let cordon = self.cordons.get(name.as_str()).cloned();
@@ -56,9 +61,13 @@ impl Core {
             stability,
             last_heard: now.mono,
             last_heard_wall: now.wall,
+            last_message: now.mono,
+            refused: None,
+            reserved_for,
             executors: known.0,
             used: known.1,
         };
+        let slots = node.slots(self.config.limits.max_executors);
         self.nodes.insert(name.clone(), node);
         self.links.insert(link, name.clone());
         let text = format!("node {name} is ready with {allocatable} (link {epoch}, agent {instance})");
@@ -77,10 +86,12 @@ impl Core {
                 link_epoch: epoch,
                 heartbeat_interval_ms: HEARTBEAT_INTERVAL_MS,
                 max_message_size: self.config.limits.max_message_size as u64,
-                max_executors: self.config.limits.max_executors,
+                max_executors: slots,
             }),
         );
         self.reconcile(&name, executors, now, fx);
+        self.reserve(&name);
+        self.release_unselected(&name, fx);
         if drain {
             self.drain_executors(&name, fx);
         }
@@ -105,12 +116,15 @@ impl Core {
         };
         node.last_heard = now.mono;
         node.last_heard_wall = now.wall;
+        node.last_message = now.mono;
         if node.state != NodeState::Ready {
             self.node_recovered(&name, fx);
         }
         match message {
             // Lines of logs do not come here: the link hands them to their readers.
-            from_agent::Message::Hello(_) | from_agent::Message::Heartbeat(_) | from_agent::Message::Log(_) => {}
+            from_agent::Message::Hello(_)
+            | from_agent::Message::Heartbeat(_)
+            | from_agent::Message::Log(_) => {}
             from_agent::Message::Executor(update) => self.executor_update(update, now, fx),
             from_agent::Message::Results(batch) => {
                 let mut results = batch.results.into_iter().peekable();
@@ -131,6 +145,9 @@ impl Core {
             }
             from_agent::Message::Returned(returned) => self.tasks_returned(returned, now, fx),
             from_agent::Message::Draining(draining) => self.node_draining(&name, &draining.reason, fx),
+            from_agent::Message::LeaveRequest(request) => {
+                self.leave_requested(&name, link, &request.reason, fx);
+            }
             from_agent::Message::Leave(leave) => self.node_left(&name, &leave.reason, now, fx),
         }
     }
@@ -224,6 +241,17 @@ impl Core {
         }
         let text = format!("node {name} left: {reason}");
         fx.event(LifecycleEvent::NodeLeft, text).node = Some(name.clone());
+        if self
+            .nodes
+            .get(name.as_str())
+            .is_some_and(|node| node.hello.ephemeral)
+        {
+            // It does not come back under this name.
+            self.nodes.remove(name.as_str());
+            self.forget_identity(name, fx);
+            let text = format!("node {name} was ephemeral and is forgotten");
+            fx.event(LifecycleEvent::NodeForgotten, text).node = Some(name.clone());
+        }
     }
 
     /// Nodes that were silent for too long become suspect, lost, forgotten.
@@ -276,8 +304,10 @@ impl Core {
             let text = format!("node {name} was gone for long and is forgotten");
             fx.event(LifecycleEvent::NodeForgotten, text).node = Some(name.clone());
             self.nodes.remove(name.as_str());
+            self.forget_identity(&name, fx);
             self.links.retain(|_, node| *node != name);
         }
+        self.forget_unseen(now, fx);
     }
 
     pub(super) fn drop_executors(&mut self, name: &NodeName, why: RequeueReason, now: Now, fx: &mut Effects) {

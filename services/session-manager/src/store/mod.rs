@@ -13,7 +13,7 @@ use std::sync::Arc;
 use flame_core::config::cluster::{Storage, StorageSync};
 use flame_core::{ApplicationName, NodeName, TaskId};
 
-use crate::core::{Application, Cordon, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
 
 /// A change that has to survive.
 #[derive(Debug, Clone)]
@@ -54,6 +54,10 @@ pub enum Record {
     NodeCordoned(Cordon),
     /// A node is in service again.
     NodeUncordoned(NodeName),
+    /// The name of a node belongs to that machine.
+    NodeIdentified(NodeIdentity),
+    /// The name of a node belongs to nobody.
+    NodeForgotten(NodeName),
     /// A call made tasks and may be repeated.
     RequestAnswered {
         /// The call.
@@ -79,6 +83,8 @@ pub struct Snapshot {
     pub sessions: Vec<StoredSession>,
     /// Nodes that are out of service.
     pub cordons: Vec<Cordon>,
+    /// Which machines have which names.
+    pub identities: Vec<NodeIdentity>,
 }
 
 /// A session as it was stored.

@@ -18,7 +18,7 @@ use super::backup;
 use super::upkeep::{self, SqliteUpkeep};
 use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader, Upkeep};
 use crate::core::{
-    Application, CLOSED_EVENTS, Cordon, MAX_EVENTS, MAX_TASKS, RequestRow, SessionEvent, SessionKey,
+    Application, CLOSED_EVENTS, Cordon, MAX_EVENTS, MAX_TASKS, NodeIdentity, RequestRow, SessionEvent, SessionKey,
     SessionRow, TaskRow, is_small, node_labels,
 };
 
@@ -93,6 +93,11 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
     CREATE TABLE cordons (
         node TEXT PRIMARY KEY, drain INTEGER NOT NULL, reason TEXT, since INTEGER NOT NULL
+    ) WITHOUT ROWID;
+",
+    "
+    CREATE TABLE identities (
+        node TEXT PRIMARY KEY, id TEXT NOT NULL, hostname TEXT NOT NULL
     ) WITHOUT ROWID;
 ",
 ];
@@ -261,6 +266,7 @@ impl Store for SqliteStore {
         let applications = load_applications(&transaction)?;
         let sessions = load_sessions(&transaction)?;
         let cordons = load_cordons(&transaction)?;
+        let identities = load_identities(&transaction)?;
         transaction.commit().map_err(&failed)?;
         Ok(Snapshot {
             generation,
@@ -269,6 +275,7 @@ impl Store for SqliteStore {
             applications,
             sessions,
             cordons,
+            identities,
         })
     }
 
@@ -403,6 +410,11 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
             params![cordon.node.as_str(), cordon.drain, cordon.reason, cordon.since],
         ),
         Record::NodeUncordoned(node) => run("DELETE FROM cordons WHERE node = ?", params![node.as_str()]),
+        Record::NodeIdentified(identity) => run(
+            "INSERT OR REPLACE INTO identities VALUES (?, ?, ?)",
+            params![identity.node.as_str(), identity.id, identity.hostname],
+        ),
+        Record::NodeForgotten(node) => run("DELETE FROM identities WHERE node = ?", params![node.as_str()]),
         Record::RequestAnswered { row, forgotten } => {
             if let Some(id) = forgotten {
                 run(
@@ -460,6 +472,24 @@ fn load_cordons(transaction: &Transaction<'_>) -> Result<Vec<Cordon>, StoreError
         });
     }
     Ok(cordons)
+}
+
+fn load_identities(transaction: &Transaction<'_>) -> Result<Vec<NodeIdentity>, StoreError> {
+    let failed = io("load the identities of nodes");
+    let mut statement = transaction
+        .prepare("SELECT node, id, hostname FROM identities ORDER BY node")
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    let mut identities = Vec::new();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let node: String = row.get(0).map_err(&failed)?;
+        identities.push(NodeIdentity {
+            node: NodeName::new(&node).map_err(|error| damaged("identities", error))?,
+            id: row.get(1).map_err(&failed)?,
+            hostname: row.get(2).map_err(&failed)?,
+        });
+    }
+    Ok(identities)
 }
 
 fn load_sessions(transaction: &Transaction<'_>) -> Result<Vec<StoredSession>, StoreError> {

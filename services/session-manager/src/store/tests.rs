@@ -376,3 +376,25 @@ fn cordons_are_kept_until_they_are_taken_back() {
     ];
     assert_eq!(loaded, expected);
 }
+
+#[test]
+fn identities_are_kept_until_their_nodes_are_forgotten() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let name = |node: &str| NodeName::new(node).expect("valid");
+    let identity = |node: &str, id: &str| NodeIdentity {
+        node: name(node),
+        id: id.to_owned(),
+        hostname: format!("host of {id}"),
+    };
+    let records = [
+        Record::NodeIdentified(identity("a", "1")),
+        Record::NodeIdentified(identity("b", "2")),
+        Record::NodeForgotten(name("b")),
+        Record::NodeIdentified(identity("b", "3")),
+        Record::NodeIdentified(identity("c", "4")),
+        Record::NodeForgotten(name("c")),
+    ];
+    sqlite(&directory).commit(&records).expect("stored");
+    let loaded = sqlite(&directory).load().expect("loads").identities;
+    assert_eq!(loaded, [identity("a", "1"), identity("b", "3")]);
+}

@@ -204,7 +204,7 @@ impl Core {
         let Some(quota) = pass.quotas.of(&session.row.application) else {
             return;
         };
-        let needs = session.needs(quota.shim);
+        let needs = session.needs(quota.shim, &pass.reserved);
         if self.nodes.is_empty() {
             reasons.push(reason("no_nodes", "there are no nodes; start a node agent"));
             return;
@@ -276,7 +276,7 @@ impl Core {
 
     /// What each node lacks that the session would need.
     fn explain_nodes(&self, pass: &mut Pass, session: &Session, needs: &Needs, reasons: &mut Vec<Reason>) {
-        let slots = self.config.limits.max_executors as usize;
+        let slots = self.config.limits.max_executors;
         let (mut suitable, mut unusable) = (Vec::new(), BTreeMap::<_, Vec<&Node>>::new());
         let mut misfits = Misfits::default();
         for node in self.nodes.values() {
@@ -287,6 +287,12 @@ impl Core {
                 misfits.labels.push(node);
             } else if !node.hello.allocatable.covers(&needs.unit) {
                 misfits.small.push(node);
+            } else if node
+                .reserved_for
+                .is_some_and(|session_of| session_of != session.row.key)
+            {
+                let why = ("node_reserved", "kept for another session, as an ephemeral node");
+                unusable.entry(why).or_default().push(node);
             } else if let Some(why) = out_of_service(node) {
                 unusable.entry(why).or_default().push(node);
             } else if !room.is_avoided(needs) {
@@ -327,8 +333,9 @@ impl Core {
             .collect();
         if !full.is_empty() {
             let limit = self.config.limits.max_executors;
+            let limit = full.iter().map(|node| node.slots(limit)).max().unwrap_or(limit);
             let text = format!(
-                "{} {} room, but as many executors as cluster.limits.max_executors allows ({limit})",
+                "{} {} room, but as many executors as cluster.limits.max_executors or its own slots allow ({limit})",
                 named(&full),
                 if full.len() == 1 { "has" } else { "have" }
             );

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flame_core::state::Shim;
-use flame_core::{ExecutorId, Resources};
+use flame_core::{ExecutorId, NodeName, Resources};
 
-use super::{Core, Effects, Executor, ExecutorState, Now, Session};
+use super::{Core, Effects, Executor, ExecutorState, Now, Session, SessionKey};
 use pass::Pass;
 use quotas::Vacancy;
 use rooms::{Needs, Room};
@@ -78,6 +78,14 @@ impl Core {
             if let Some(node) = pass.rooms.take(&kind.needs) {
                 quota.stay(1);
                 let key = pass.contenders[demand.contender].claim.key;
+                if self
+                    .nodes
+                    .get(&node)
+                    .is_some_and(|node| node.hello.ephemeral && node.reserved_for.is_none())
+                {
+                    // Only now it is known whose node this is: the rest of its room is for that one.
+                    pass.recheck_at(now.mono);
+                }
                 self.start_executor(key, &node, fx);
                 return true;
             }
@@ -96,7 +104,8 @@ impl Core {
 
     fn prepare(&mut self, now: Now) -> Pass {
         let mut pass = Pass::new(&self.config);
-        let max_executors = self.config.limits.max_executors as usize;
+        pass.reserved = self.reserved_nodes();
+        let max_executors = self.config.limits.max_executors;
         for node in self.nodes.values().filter(|node| node.takes_work()) {
             pass.total = pass.total.plus(&node.hello.allocatable);
             pass.rooms.add(Room::new(node, max_executors));
@@ -150,13 +159,16 @@ impl Session {
         counted
     }
 
-    /// What an executor of it asks of its node, if its application needs `shim`.
-    fn needs(&self, shim: Shim) -> Needs {
+    /// What an executor of it asks of its node, if its application needs `shim`, and some nodes are
+    /// `reserved` for sessions.
+    fn needs(&self, shim: Shim, reserved: &[(NodeName, SessionKey)]) -> Needs {
+        let others = reserved.iter().filter(|(_, session)| *session != self.row.key);
+        let others = others.map(|(node, _)| node);
         Needs {
             unit: self.row.resources,
             shim,
             labels: Arc::clone(&self.row.node_labels),
-            avoids: self.avoids.keys().cloned().collect(),
+            avoids: self.avoids.keys().chain(others).cloned().collect(),
         }
     }
 }

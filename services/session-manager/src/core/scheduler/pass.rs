@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flame_core::config::cluster::Policy;
-use flame_core::{ApplicationName, ExecutorId, Resources};
+use flame_core::{ApplicationName, ExecutorId, NodeName, Resources};
 
 use super::policy::{self, Claim, Place};
 use super::quotas::Quotas;
@@ -58,6 +58,8 @@ type Queued = (Reverse<Place>, usize);
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) total: Resources,
+    /// Nodes that serve one session only.
+    pub(super) reserved: Vec<(NodeName, SessionKey)>,
     /// By key.
     pub(super) contenders: Vec<Contender>,
     pub(super) kinds: Vec<Kind>,
@@ -82,6 +84,7 @@ impl Pass {
     pub(super) fn new(config: &CoreConfig) -> Self {
         Self {
             total: Resources::default(),
+            reserved: Vec::new(),
             contenders: Vec::new(),
             kinds: Vec::new(),
             quotas: Quotas::default(),
@@ -143,7 +146,7 @@ impl Pass {
         if let Some(until) = session.avoids.values().min() {
             self.recheck_at(*until);
         }
-        let needs = session.needs(self.quotas.at(application).shim);
+        let needs = session.needs(self.quotas.at(application).shim, &self.reserved);
         let kind = self.kind(application, needs);
         let contender = self.contenders.len() - 1;
         self.demands.push(Demand {

@@ -33,6 +33,8 @@ pub(super) struct Room {
     allocatable: Resources,
     free: Resources,
     slots: usize,
+    /// It will be kept for the session that gets the first executor, so this pass gives it to one only.
+    pub(super) single: bool,
     /// What will be free when the executors that are on their way out are gone, less what this
     /// pass has already promised of it.
     pub(super) coming: Resources,
@@ -64,8 +66,9 @@ fn bit(shim: Shim) -> u8 {
 }
 
 impl Room {
-    pub(super) fn new(node: &Node, max_executors: usize) -> Self {
-        let slots = max_executors.saturating_sub(node.executors.len());
+    /// The room on `node`, which may have as many executors as it wants, up to `max_executors`.
+    pub(super) fn new(node: &Node, max_executors: u32) -> Self {
+        let slots = (node.slots(max_executors) as usize).saturating_sub(node.executors.len());
         Self {
             name: node.hello.name.clone(),
             shims: node.hello.shims.iter().fold(0, |bits, shim| bits | bit(*shim)),
@@ -73,6 +76,7 @@ impl Room {
             allocatable: node.hello.allocatable,
             free: node.free(),
             slots,
+            single: node.hello.ephemeral && node.reserved_for.is_none(),
             coming: node.free(),
             coming_slots: slots,
         }
@@ -193,6 +197,9 @@ impl Rooms {
         room.free = room.free.minus(&needs.unit);
         room.slots = room.slots.saturating_sub(1);
         room.promise(&needs.unit);
+        if room.single {
+            (room.slots, room.coming_slots) = (0, 0);
+        }
         if room.slots > 0 {
             free.insert((room.free.cpu, room.free.memory, at));
         }

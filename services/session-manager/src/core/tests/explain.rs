@@ -10,7 +10,7 @@ impl Bed {
             .expect("there")
     }
 
-    fn codes(&mut self, session: &str) -> Vec<String> {
+    pub(super) fn codes(&mut self, session: &str) -> Vec<String> {
         let reasons = self.explain(session).reasons;
         reasons.into_iter().map(|reason| reason.code).collect()
     }

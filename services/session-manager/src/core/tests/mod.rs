@@ -5,8 +5,10 @@ mod census;
 mod clients;
 mod cordon;
 mod defects;
+mod departure;
 mod explain;
 mod failures;
+mod identity;
 mod nodes;
 mod notices;
 mod prefetch;
@@ -46,6 +48,10 @@ pub(super) struct Bed {
     pub(super) recalled: Vec<String>,
     /// Executors that were to end without waiting for what they run.
     pub(super) given_up: Vec<String>,
+    /// Agents that the core did not want.
+    pub(super) refusals: Vec<node::Refuse>,
+    /// Whether agents that asked might leave.
+    pub(super) leave_answers: Vec<bool>,
     last_link: LinkId,
 }
 
@@ -120,6 +126,8 @@ impl Bed {
             notices: Vec::new(),
             recalled: Vec::new(),
             given_up: Vec::new(),
+            refusals: Vec::new(),
+            leave_answers: Vec::new(),
             last_link: 0,
         };
         if bed.core.applications.is_empty() {
@@ -159,7 +167,9 @@ impl Bed {
                 }
                 Message::Recall(recall) => self.recalled.push(recall.executor_id),
                 Message::Ack(ack) => self.acks.push(ack.sequence),
-                Message::Welcome(_) | Message::Refuse(_) | Message::Log(_) => {}
+                Message::LeaveAnswer(answer) => self.leave_answers.push(answer.granted),
+                Message::Refuse(refuse) => self.refusals.push(refuse),
+                Message::Welcome(_) | Message::Log(_) => {}
             }
         }
         let ended = fx.updates.iter().filter(|row| row.state.is_terminal());
@@ -207,6 +217,9 @@ impl Bed {
             shims: vec![Shim::Host],
             labels: Default::default(),
             addresses: Vec::new(),
+            id: String::new(),
+            slots: None,
+            ephemeral: false,
         }
     }
 
@@ -298,6 +311,12 @@ impl Bed {
             link,
             from_agent::Message::Results(ResultBatch { sequence: 7, results }),
         );
+    }
+
+    /// One of the tasks in the agents' hands is finished.
+    pub(super) fn finish(&mut self, link: LinkId, at: usize) {
+        let (executor, task) = self.handed.remove(at);
+        self.results(link, vec![Self::done(&executor, &task, 0)]);
     }
 
     /// The agents finish the tasks that they have now; returns how many of which session.

@@ -42,6 +42,9 @@ impl Bed {
             shims: vec![Shim::Host],
             labels: Arc::new(BTreeSet::new()),
             addresses: Vec::new(),
+            id: String::new(),
+            slots: None,
+            ephemeral: false,
         };
         let ear = self.engine.ear();
         self.engine.listen(link, hello.name.clone(), Arc::clone(&ear));

@@ -369,7 +369,7 @@ impl World {
             }
             Message::Recall(order) => self.recall(node, &order.executor_id),
             Message::Ack(ack) => self.agents[node].ledger.acknowledged(ack.sequence),
-            Message::Welcome(_) | Message::Refuse(_) | Message::Log(_) => {}
+            Message::Welcome(_) | Message::Refuse(_) | Message::LeaveAnswer(_) | Message::Log(_) => {}
         }
         self.flush(node);
         self.leave_if_settled(node);

@@ -692,6 +692,7 @@ fn message_in_words(message: &from_agent::Message) -> String {
             format!("{} returns {tasks}", returned.executor_id)
         }
         from_agent::Message::Draining(_) => "draining".to_owned(),
+        from_agent::Message::LeaveRequest(_) => "may it leave".to_owned(),
         from_agent::Message::Leave(_) => "leave".to_owned(),
         from_agent::Message::Log(_) => "lines of a log".to_owned(),
     }
@@ -716,6 +717,7 @@ fn order_in_words(message: &to_agent::Message) -> String {
         to_agent::Message::Ack(ack) => format!("ack {}", ack.sequence),
         to_agent::Message::Welcome(_) => "welcome".to_owned(),
         to_agent::Message::Refuse(_) => "refuse".to_owned(),
+        to_agent::Message::LeaveAnswer(_) => "it may leave or not".to_owned(),
         to_agent::Message::Log(_) => "read a log".to_owned(),
     }
 }

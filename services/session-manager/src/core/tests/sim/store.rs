@@ -7,7 +7,7 @@ use std::sync::Arc;
 use flame_core::state::{SessionState, TaskState};
 use flame_core::{ApplicationName, NodeName, TaskId};
 
-use crate::core::{Application, Cordon, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
 use crate::store::{Record, Snapshot, StoredSession};
 
 /// One session on disk.
@@ -31,6 +31,7 @@ pub(super) struct Disk {
     last_session: SessionKey,
     applications: BTreeMap<ApplicationName, Application>,
     cordons: BTreeMap<NodeName, Cordon>,
+    identities: BTreeMap<NodeName, NodeIdentity>,
     pub(super) sessions: BTreeMap<SessionKey, Stored>,
 }
 
@@ -154,6 +155,14 @@ impl Disk {
                 requests.push(row.clone());
             }
             Record::NodeCordoned(cordon) => drop(self.cordons.insert(cordon.node.clone(), cordon.clone())),
+            Record::NodeIdentified(identity) => {
+                self.identities.insert(identity.node.clone(), identity.clone());
+            }
+            Record::NodeForgotten(node) => {
+                if self.identities.remove(node).is_none() {
+                    return Err(format!("node {node} is forgotten, but was not known"));
+                }
+            }
             Record::NodeUncordoned(node) => {
                 if self.cordons.remove(node).is_none() {
                     return Err(format!("node {node} is uncordoned, but was in service"));
@@ -207,6 +216,7 @@ impl Disk {
             applications: self.applications.values().cloned().collect(),
             sessions: self.sessions.values().map(Stored::snapshot).collect(),
             cordons: self.cordons.values().cloned().collect(),
+            identities: self.identities.values().cloned().collect(),
             ..Snapshot::default()
         }
     }
