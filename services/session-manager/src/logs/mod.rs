@@ -197,3 +197,6 @@ impl Wanted {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

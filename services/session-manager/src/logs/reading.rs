@@ -215,19 +215,16 @@ impl Reading {
             return Ok(());
         };
         node.lane.caught_up |= chunk.caught_up || chunk.end.is_some();
-        if chunk.lines.is_empty() {
-            if let Some(reader) = &node.reader {
-                reader.used();
-            }
-        } else {
-            node.lane.put(chunk.lines);
-        }
         let error = chunk.end.and_then(|end| {
             node.over = true;
             node.reader = None;
             self.executors += end.executors;
             end.error
         });
+        match (&node.reader, chunk.lines.is_empty()) {
+            (Some(reader), true) => reader.used(),
+            _ => node.lane.put(chunk.lines),
+        }
         for text in chunk.notes {
             self.note("lines_missing", &name, format!("node {name}: {text}"));
         }
