@@ -26,6 +26,8 @@ pub(crate) const FLMADM: &str = "flmadm";
 pub(crate) const SESSION_MANAGER: &str = "flame-session-manager.service";
 /// Unit of the node agent.
 pub(crate) const NODE_AGENT: &str = "flame-node-agent.service";
+/// Template of the units of further node agents on the same host.
+pub(crate) const MORE_AGENTS: &str = "flame-node-agent@.service";
 
 impl Profile {
     /// Name as on the command line.
@@ -61,6 +63,7 @@ impl Profile {
                 "flame-executor-strict@.service",
                 "flame-executor-open@.service",
                 NODE_AGENT,
+                MORE_AGENTS,
             ],
             Self::Client => &[],
         }

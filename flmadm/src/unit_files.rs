@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
-use crate::profile::{NODE_AGENT, Profile, SESSION_MANAGER};
+use crate::profile::{MORE_AGENTS, NODE_AGENT, Profile, SESSION_MANAGER};
 
 /// The unit that stands for the whole installation.
 pub(crate) const TARGET: &str = "flame.target";
 const SLICE: &str = "flame.slice";
 
 /// Every template with the unit's name. The files are the one source of the units.
-const TEMPLATES: [(&str, &str); 8] = [
+const TEMPLATES: [(&str, &str); 9] = [
     (SLICE, include_str!("../../units/flame.slice")),
     (TARGET, include_str!("../../units/flame.target")),
     (
@@ -35,6 +35,10 @@ const TEMPLATES: [(&str, &str); 8] = [
         include_str!("../../units/flame-executor-open@.service"),
     ),
     (NODE_AGENT, include_str!("../../units/flame-node-agent.service")),
+    (
+        MORE_AGENTS,
+        include_str!("../../units/flame-node-agent@.service"),
+    ),
 ];
 /// Lets the agent start and stop executors.
 pub(crate) const RULE: &str = "50-flame.rules";
@@ -199,7 +203,8 @@ mod tests {
                 "flame-executor@.service",
                 "flame-executor-strict@.service",
                 "flame-executor-open@.service",
-                NODE_AGENT
+                NODE_AGENT,
+                MORE_AGENTS
             ]
         );
         assert_eq!(

@@ -190,8 +190,10 @@ fn remove_units(
     let systemd = host.systemd()?;
     let ours = ours(host, manifest)?;
     if !ours.is_empty() {
-        let loadable: Vec<&str> = manifest.loadable().filter(|unit| ours.contains(unit)).collect();
-        systemd.disable(&loadable)?;
+        let mut enabled: Vec<&str> = manifest.loadable().filter(|unit| ours.contains(unit)).collect();
+        // With a template its instances are disabled; those of executors never are enabled.
+        enabled.extend(ours.iter().filter(|unit| **unit == crate::profile::MORE_AGENTS));
+        systemd.disable(&enabled)?;
     }
     for unit in &manifest.units {
         let path = host.unit_directory().join(unit);
