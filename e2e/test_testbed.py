@@ -17,8 +17,10 @@ pytestmark = pytest.mark.nodes
 
 HACK = Path(__file__).resolve().parent.parent / "hack"
 FETCH = "import urllib.request; print(urllib.request.urlopen('http://two:8000/', timeout=1).status)"
+# Whoever starts the tests in the background of a shell has SIGINT ignored, and this inherits it.
 KEEP_RUNNING = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, sys.argv[1])
 from testbed import TestBed
 with TestBed(["lone"]) as bed:
