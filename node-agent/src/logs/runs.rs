@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
@@ -166,7 +168,11 @@ impl Runs {
         let written = serde_json::to_vec(run)
             .map_err(io::Error::from)
             // Not synced: after a crash of the machine a file that is broken off is as good as none.
-            .and_then(|text| std::fs::write(&path, text));
+            .and_then(|text| {
+                let mut options = OpenOptions::new();
+                let options = options.write(true).create(true).truncate(true).mode(0o600);
+                options.open(&path)?.write_all(&text)
+            });
         if let Err(error) = written {
             tracing::warn!(%error, "what the executor writes will not be found: cannot write {}", path.display());
         }

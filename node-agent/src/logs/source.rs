@@ -17,9 +17,11 @@ pub(super) const CHUNK_BYTES: usize = 32 << 10;
 pub(super) const LINE_COST: usize = 64;
 /// Lines that a reader may ask for as the last ones.
 const LAST_LINES: usize = 100_000;
-/// A line may be read a little before its task is known to have begun, or after it is known to have ended.
+/// A line may get its time a little before its task is known to have begun, or after it is known to have ended,
+/// in microseconds: journald has more to do than the agent, which reads outputs as they come.
 const BEFORE_TASK: i64 = 1_000;
-const AFTER_TASK: i64 = 20_000;
+const AFTER_TASK: i64 = 5_000;
+const AFTER_TASK_IN_JOURNAL: i64 = 20_000;
 
 /// Lines of one log, in the order of their times.
 pub(super) trait Source: Send {
@@ -137,6 +139,10 @@ impl Subject {
         };
         let part = |(run, running, notes): (Run, Option<Window>, PathBuf)| {
             let whole = run.window();
+            let after = match run.invocation {
+                Some(_) => AFTER_TASK_IN_JOURNAL,
+                None => AFTER_TASK,
+            };
             let windows = match self.task {
                 0 => vec![whole],
                 task => {
@@ -144,7 +150,7 @@ impl Subject {
                     // What a process had written for another session is none of its lines.
                     let within = windows.map(|window| Window {
                         begin: (window.begin - BEFORE_TASK).max(whole.begin),
-                        end: window.end.saturating_add(AFTER_TASK).min(whole.end),
+                        end: window.end.saturating_add(after).min(whole.end),
                     });
                     within.collect()
                 }
