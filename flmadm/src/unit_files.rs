@@ -35,10 +35,7 @@ const TEMPLATES: [(&str, &str); 9] = [
         include_str!("../../units/flame-executor-open@.service"),
     ),
     (NODE_AGENT, include_str!("../../units/flame-node-agent.service")),
-    (
-        MORE_AGENTS,
-        include_str!("../../units/flame-node-agent@.service"),
-    ),
+    (MORE_AGENTS, include_str!("../../units/flame-node-agent@.service")),
 ];
 /// Lets the agent start and stop executors.
 pub(crate) const RULE: &str = "50-flame.rules";

@@ -108,7 +108,11 @@ impl Agent {
             Some(Due::Ask(reason)) => {
                 let request = message(from_agent::Message::LeaveRequest(LeaveRequest { reason }));
                 // Without room on the link other things are on their way, and it can ask later.
-                match self.link.outbound().and_then(|outbound| outbound.try_reserve().ok()) {
+                match self
+                    .link
+                    .outbound()
+                    .and_then(|outbound| outbound.try_reserve().ok())
+                {
                     Some(room) => room.send(request),
                     None => self.life.stays(now),
                 }

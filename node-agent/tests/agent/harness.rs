@@ -309,7 +309,9 @@ impl Agent {
 
     /// Starts it again, after its end.
     pub(crate) fn restart(&mut self, manager: SocketAddr) {
-        let log = std::fs::OpenOptions::new().append(true).open(self.home.path().join("log"));
+        let log = std::fs::OpenOptions::new()
+            .append(true)
+            .open(self.home.path().join("log"));
         self.child = command(self.home.path(), manager)
             .stderr(log.expect("log"))
             .spawn()

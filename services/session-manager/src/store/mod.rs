@@ -13,7 +13,9 @@ use std::sync::Arc;
 use flame_core::config::cluster::{Storage, StorageSync};
 use flame_core::{ApplicationName, NodeName, TaskId};
 
-use crate::core::{Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{
+    Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
+};
 
 /// A change that has to survive.
 #[derive(Debug, Clone)]

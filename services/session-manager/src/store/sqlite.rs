@@ -18,8 +18,8 @@ use super::backup;
 use super::upkeep::{self, SqliteUpkeep};
 use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader, Upkeep};
 use crate::core::{
-    Application, CLOSED_EVENTS, Cordon, MAX_EVENTS, MAX_TASKS, NodeIdentity, RequestRow, SessionEvent, SessionKey,
-    SessionRow, TaskRow, is_small, node_labels,
+    Application, CLOSED_EVENTS, Cordon, MAX_EVENTS, MAX_TASKS, NodeIdentity, RequestRow, SessionEvent,
+    SessionKey, SessionRow, TaskRow, is_small, node_labels,
 };
 
 /// Formats of the file, each with the statements that lead to it from the one before.

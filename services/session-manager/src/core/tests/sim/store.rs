@@ -7,7 +7,9 @@ use std::sync::Arc;
 use flame_core::state::{SessionState, TaskState};
 use flame_core::{ApplicationName, NodeName, TaskId};
 
-use crate::core::{Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow};
+use crate::core::{
+    Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
+};
 use crate::store::{Record, Snapshot, StoredSession};
 
 /// One session on disk.
