@@ -273,25 +273,25 @@ impl Tail {
 
     /// Reads on. Returns whether there was something.
     fn fill(&mut self, notes: &mut Vec<String>) -> bool {
-        if self.read_on() {
-            return true;
+        let mut found = self.read_on();
+        if found == Found::End {
+            if !generation(&self.path, self.generation + 1).exists() {
+                return false;
+            }
+            // What was written between the look and the begin of the next file.
+            found = self.read_on();
         }
-        let Some(next) = self.next_file() else {
-            return false;
+        let next = match found {
+            Found::Something => return true,
+            Found::End => self.generation + 1,
+            Found::Nothing => match self.first_after() {
+                Some(next) => next,
+                None => return false,
+            },
         };
-        // What was written between the last look and the begin of the next file.
-        if self.read_on() {
-            return true;
-        }
-        // Nothing was lost of files before the first that was seen.
-        if next > self.generation + 1 && self.offset > 0 {
+        if found == Found::Nothing && (self.from_start || self.offset > 0 || self.generation > 0) {
             notes.push(format!(
-                "lines of {} are missing: they were overwritten before they were read",
-                self.name
-            ));
-        } else if self.offset == 0 && self.from_start {
-            notes.push(format!(
-                "the first lines of {} are missing: there were too many to keep",
+                "lines of {} are missing: there were too many to keep, or to be read before they were overwritten",
                 self.name
             ));
         }
@@ -300,9 +300,11 @@ impl Tail {
         true
     }
 
-    fn read_on(&mut self) -> bool {
-        let Ok(mut file) = File::open(generation(&self.path, self.generation)) else {
-            return false;
+    fn read_on(&mut self) -> Found {
+        let mut file = match File::open(generation(&self.path, self.generation)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Found::Nothing,
+            Err(_) => return Found::End,
         };
         let mut buffer = [0; READ_BYTES];
         let read = file
@@ -310,7 +312,7 @@ impl Tail {
             .and_then(|_| file.read(&mut buffer))
             .unwrap_or_default();
         if read == 0 {
-            return false;
+            return Found::End;
         }
         self.offset += read as u64;
         self.rest.extend_from_slice(&buffer[..read]);
@@ -319,14 +321,14 @@ impl Tail {
                 // No file of ours.
                 self.rest.clear();
             }
-            return true;
+            return Found::Something;
         };
         let rest = self.rest.split_off(end + 1);
         let whole = std::mem::replace(&mut self.rest, rest);
         for line in whole[..end].split(|byte| *byte == b'\n') {
             self.take(line);
         }
-        true
+        Found::Something
     }
 
     fn take(&mut self, line: &[u8]) {
@@ -339,16 +341,8 @@ impl Tail {
         }
     }
 
-    /// The number of the file after the present one, if there is one.
-    fn next_file(&self) -> Option<u32> {
-        if generation(&self.path, self.generation + 1).exists() {
-            return Some(self.generation + 1);
-        }
-        match std::fs::metadata(generation(&self.path, self.generation)) {
-            // There may be later ones: only the last two are kept.
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            _ => return None,
-        }
+    /// The number of the first file after the present one, which is gone: only the last two are kept.
+    fn first_after(&self) -> Option<u32> {
         let name = self.path.file_name()?.to_str()?;
         let names = std::fs::read_dir(self.path.parent()?).ok()?;
         let numbers = names.filter_map(|entry| {
@@ -357,5 +351,70 @@ impl Tail {
             number.parse().ok()
         });
         numbers.filter(|number| *number > self.generation).min()
+    }
+}
+
+/// What was at the present place in the present file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Something,
+    End,
+    /// There is no such file.
+    Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write(directory: &Path, name: &str, lines: &[&str]) {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(directory.join(name), text).expect("writable");
+    }
+
+    /// All that a look finds.
+    fn look(tail: &mut Tail) -> (Vec<String>, usize) {
+        let (mut lines, mut notes) = (Vec::new(), Vec::new());
+        while tail.head(false, &mut notes).is_some() {
+            let line = tail.ready.pop_front().expect("there");
+            lines.push(String::from_utf8_lossy(&line.text).into_owned());
+        }
+        (lines, notes.len())
+    }
+
+    fn found(lines: &[&str], notes: usize) -> (Vec<String>, usize) {
+        (lines.iter().map(|line| (*line).to_owned()).collect(), notes)
+    }
+
+    #[test]
+    fn one_file_follows_the_other_and_what_was_not_read_in_time_is_said() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let at = directory.path();
+        let mut tail = Tail::new(at, "e1", LogOutput::Out, true);
+        assert_eq!(look(&mut tail), found(&[], 0), "nothing is there yet");
+        write(at, "e1.out", &["1 a"]);
+        assert_eq!(look(&mut tail), found(&["a"], 0));
+        write(at, "e1.out", &["1 a", "2 b", "no line of ours"]);
+        write(at, "e1.out.1", &["3 c"]);
+        assert_eq!(look(&mut tail), found(&["b", "c"], 0));
+        // The end of the second was read, but the begin of the third is gone with it.
+        std::fs::remove_file(at.join("e1.out")).expect("removed");
+        std::fs::remove_file(at.join("e1.out.1")).expect("removed");
+        write(at, "e1.out.2", &["4 d"]);
+        write(at, "e1.out.3", &["5 e"]);
+        assert_eq!(look(&mut tail), found(&["d", "e"], 1));
+        let mut late = Tail::new(at, "e1", LogOutput::Out, true);
+        assert_eq!(look(&mut late), found(&["d", "e"], 1), "the first are missing");
+        let mut last = Tail::new(at, "e1", LogOutput::Out, false);
+        assert_eq!(look(&mut last), found(&["d", "e"], 0), "which nobody wants");
+    }
+
+    #[test]
+    fn a_line_without_an_end_waits_for_it_unless_nothing_more_comes() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut tail = Tail::new(directory.path(), "e1", LogOutput::Err, true);
+        std::fs::write(directory.path().join("e1.err"), "1 whole\n2 half").expect("writable");
+        assert_eq!(look(&mut tail), found(&["whole"], 0));
+        assert_eq!(tail.head(true, &mut Vec::new()), Some(2));
     }
 }

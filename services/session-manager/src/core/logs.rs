@@ -130,3 +130,20 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_remembered_once_and_within_a_bound() {
+        let node = |number: usize| NodeName::new(&format!("n{number}")).expect("valid");
+        let mut ran_on = RanOn::none();
+        for number in (1..=MAX_NODES).chain(1..=MAX_NODES) {
+            ran_on.note(&node(number));
+        }
+        assert_eq!((ran_on.nodes.len(), ran_on.complete), (MAX_NODES, true));
+        ran_on.note(&node(MAX_NODES + 1));
+        assert_eq!((ran_on.nodes.len(), ran_on.complete), (MAX_NODES, false));
+    }
+}
