@@ -1,5 +1,6 @@
 //! The agent's one loop: link, executors, signals, watchdog. It alone keeps the books.
 
+mod handover;
 mod stopping;
 
 use std::collections::HashMap;
@@ -63,6 +64,8 @@ pub struct Identity {
 pub enum Outcome {
     /// Asked to stop, and all executors were released.
     Stopped,
+    /// About to be started again: its executors go on meanwhile, and with the next run of the agent.
+    HandedOver,
     /// Asked to stop a second time: executors were killed.
     Interrupted,
     /// The session manager does not want this node, and asking again is of no use.
@@ -87,6 +90,8 @@ pub struct Agent {
     heartbeat: Option<Interval>,
     watchdog: Option<Interval>,
     stopping: Option<Stopping>,
+    /// The agent is about to be started again; until then it waits for what its executors have in hand.
+    handover: Option<Pin<Box<Sleep>>>,
     life: Life,
     /// Results wait for others until then, see [`HOLD`].
     held: Option<Pin<Box<Sleep>>>,
@@ -106,6 +111,7 @@ enum Step {
     Life,
     StillStopping,
     StopLimit,
+    HandoverLimit,
 }
 
 impl Agent {
@@ -129,6 +135,7 @@ impl Agent {
             heartbeat: None,
             watchdog,
             stopping: None,
+            handover: None,
             held: None,
         }
     }
@@ -149,6 +156,9 @@ impl Agent {
             if self.is_finished() {
                 return Ok(self.leave().await);
             }
+            if self.is_handed_over() {
+                return Ok(Outcome::HandedOver);
+            }
             let registered = self.link.outbound().is_some();
             self.life.observe(Instant::now(), registered, self.ledger.live());
             match self.next(&mut arrived, &mut terminate, &mut interrupt).await {
@@ -165,8 +175,11 @@ impl Agent {
                 Step::Status => self.status.publish(),
                 Step::Signal if self.stopping.is_some() => {
                     tracing::warn!("asked to stop again: executors are killed");
+                    self.host.runtime.kill_all().await;
                     return Ok(Outcome::Interrupted);
                 }
+                Step::Signal if self.handover.is_some() => return Ok(Outcome::HandedOver),
+                Step::Signal if self.host.runtime.is_restarting().await => self.hand_over(),
                 Step::Signal => self.stop("it was asked to stop"),
                 Step::Life => self.on_life(),
                 Step::StillStopping => self.still_stopping(),
@@ -175,8 +188,10 @@ impl Agent {
                         executors = self.ledger.live(),
                         "stopping takes too long; what is left is killed"
                     );
+                    self.host.runtime.kill_all().await;
                     return Ok(self.leave().await);
                 }
+                Step::HandoverLimit => return Ok(Outcome::HandedOver),
             }
         }
     }
@@ -189,13 +204,17 @@ impl Agent {
     ) -> Step {
         let room = self.link.outbound().cloned();
         let wants_room = room.is_some() && self.ledger.has_unsent() && self.held.is_none();
-        let life = self.life.deadline().filter(|_| self.stopping.is_none());
+        let life = self
+            .life
+            .deadline()
+            .filter(|_| self.stopping.is_none() && self.handover.is_none());
         let waits_for_pool = self.stopping.is_some() && !self.pool.is_empty();
         tokio::select! {
             _ = self.events.1.recv_many(arrived, EVENTS_AT_ONCE) => Step::Events,
             event = self.link.next() => Step::Link(event),
             () = wait_for_room(room.as_ref()), if wants_room => Step::Room,
             () = over(self.held.as_mut()) => Step::HoldOver,
+            () = over(self.handover.as_mut()) => Step::HandoverLimit,
             () = tick(self.heartbeat.as_mut()) => Step::Heartbeat,
             () = tick(self.watchdog.as_mut()) => Step::Watchdog,
             () = self.status.due() => Step::Status,
@@ -315,6 +334,8 @@ impl Agent {
 
     fn on_message(&mut self, message: to_agent::Message) {
         match message {
+            // It never began: the next Hello says so, by not listing it.
+            to_agent::Message::Start(_) | to_agent::Message::Tasks(_) if self.handover.is_some() => {}
             to_agent::Message::Start(order) => self.on_start(order),
             to_agent::Message::Release(order) => match self.commands.get(order.executor_id.as_str()) {
                 Some(commands) => {

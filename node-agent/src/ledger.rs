@@ -112,6 +112,15 @@ impl Ledger {
         }
     }
 
+    /// An executor that an earlier run of the agent has bound. What it had in hand then, nobody waits for any more:
+    /// Hello does not list it.
+    pub fn adopted(&mut self, id: ExecutorId, order: &StartExecutor) {
+        self.started(id.clone(), order);
+        if let Some(entry) = self.executors.get_mut(id.as_str()) {
+            entry.bound = true;
+        }
+    }
+
     /// Whether the executor is in the books.
     #[must_use]
     pub fn knows(&self, id: &str) -> bool {
@@ -122,6 +131,13 @@ impl Ledger {
     #[must_use]
     pub fn session(&self, id: &str) -> Option<&str> {
         self.executors.get(id).map(|entry| entry.session.as_str())
+    }
+
+    /// Whether a task is in some executor's hands.
+    #[must_use]
+    pub fn has_tasks_in_hand(&self) -> bool {
+        let mut live = self.executors.values().filter(|entry| entry.end.is_none());
+        live.any(|entry| !entry.in_hand.is_empty())
     }
 
     /// Executors whose process is there or is being started.

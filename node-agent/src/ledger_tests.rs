@@ -224,3 +224,35 @@ fn results_may_wait_only_while_their_executors_have_enough_to_do() {
     ledger.returned("e", Vec::new());
     assert!(ledger.is_urgent(), "other news never wait");
 }
+
+#[test]
+fn an_executor_of_the_last_run_is_listed_as_bound_and_without_tasks() {
+    let mut ledger = Ledger::new(1 << 20);
+    ledger.adopted(id("e1"), &order("e1"));
+    assert_eq!(ledger.live(), 1);
+    // Nobody has asked, so there is nothing to tell but Hello.
+    assert_eq!(sent(&mut ledger), [""; 0]);
+    let listed = ledger.reconnected();
+    let of_one: Vec<_> = listed
+        .iter()
+        .map(|running| (running.executor_id.as_str(), running.bound, running.tasks.len()))
+        .collect();
+    assert_eq!(of_one, [("e1", true, 0)]);
+    // From here on it is as any other.
+    assert!(ledger.handed_out("e1", &items(&[3])) && ledger.has_tasks_in_hand());
+    ledger.done("e1", vec![done("e1", 3)]);
+    assert!(!ledger.has_tasks_in_hand());
+    ledger.ended("e1", &Ended::Released { running: false });
+    assert_eq!(sent(&mut ledger), ["results 1: 3", "e1 Released lost []"]);
+    assert_eq!(ledger.live(), 0);
+}
+
+#[test]
+fn what_an_executor_took_with_it_is_in_no_hands() {
+    let mut ledger = Ledger::new(1 << 20);
+    ledger.started(id("e1"), &order("e1"));
+    assert!(ledger.handed_out("e1", &items(&[1])));
+    assert!(ledger.has_tasks_in_hand());
+    ledger.ended("e1", &Ended::Released { running: true });
+    assert!(!ledger.has_tasks_in_hand());
+}

@@ -17,7 +17,7 @@ use flame_node_agent::link::{Link, chain};
 use flame_node_agent::node_id;
 use flame_node_agent::runtime::process::ProcessRuntime;
 use flame_node_agent::runtime::systemd::{self, Profile, SystemdRuntime};
-use flame_node_agent::runtime::{Runtime, Stop};
+use flame_node_agent::runtime::{Runtime, Survivor};
 use flame_node_agent::settings::{Asked, Settings};
 use flame_node_agent::socket::SocketWatch;
 use flame_systemd::notify::Notifier;
@@ -108,6 +108,10 @@ fn main() -> ExitCode {
             tracing::info!("stopped");
             ExitCode::SUCCESS
         }
+        Ok(Outcome::HandedOver) => {
+            tracing::info!("stopped; executors go on");
+            ExitCode::SUCCESS
+        }
         Ok(Outcome::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
         // The log has said why.
         Ok(Outcome::Refused) => ExitCode::from(EXIT_CONFIG),
@@ -140,11 +144,21 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
     })?;
     let directories = Directories::prepare(&wanted, &node).map_err(|error| unusable(&error))?;
     let directories = Arc::new(directories.allowing(settings.config.work_directories.clone()));
-    let runtime: Box<dyn Runtime> = match settings.config.runtime {
+    let (runtime, survivors): (Box<dyn Runtime>, Vec<Survivor>) = match settings.config.runtime {
         RuntimeKind::Process => {
-            Box::new(ProcessRuntime::new(directories.clone()).map_err(|error| unusable(&error))?)
+            let runtime = ProcessRuntime::new(directories.clone()).map_err(|error| unusable(&error))?;
+            let own = std::env::var_os("RUNTIME_DIRECTORY");
+            let left = systemd::Settings::new(settings.agent.clone(), Profile::default());
+            // The agent can serve beside them.
+            if let Err(error) = systemd::end_leftovers(left, own.as_deref().map(Path::new)).await {
+                tracing::error!("executors that ran in units may be left: {}", chain(&error));
+            }
+            (Box::new(runtime), Vec::new())
         }
-        RuntimeKind::Systemd => Box::new(units(&settings).await?),
+        RuntimeKind::Systemd => {
+            let (runtime, survivors) = units(&settings).await?;
+            (Box::new(runtime), survivors)
+        }
     };
     let sockets = SocketWatch::start(&directories.sockets).map_err(|error| {
         let directory = directories.sockets.display();
@@ -179,7 +193,9 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         flame_config = %path.display(),
         "offers {}{labelled}", identity.allocatable
     );
-    Agent::new(identity, host, link, Notifier::from_env())
+    let mut agent = Agent::new(identity, host, link, Notifier::from_env());
+    agent.adopt(survivors);
+    agent
         .run()
         .await
         .map_err(|error| Failure(EXIT_FAILURE, format!("cannot receive signals: {error}")))
@@ -261,8 +277,8 @@ fn check(arguments: &Arguments) -> ExitCode {
     }
 }
 
-/// Executors in units. Those that an earlier run has left are stopped: the session manager is told of none.
-async fn units(settings: &Settings) -> Result<SystemdRuntime, Failure> {
+/// Executors in units, and those of an earlier run that go on.
+async fn units(settings: &Settings) -> Result<(SystemdRuntime, Vec<Survivor>), Failure> {
     let unusable = |error: &dyn std::error::Error| Failure(EXIT_DIRECTORIES, chain(error));
     let profile: Profile = settings
         .config
@@ -272,12 +288,8 @@ async fn units(settings: &Settings) -> Result<SystemdRuntime, Failure> {
         .map_err(|error| unusable(&error))?;
     let runtime = SystemdRuntime::connect(systemd::Settings::new(settings.agent.clone(), profile));
     let runtime = runtime.await.map_err(|error| unusable(&error))?;
-    for left in runtime.running().await.map_err(|error| unusable(&error))? {
-        let executor = left.record.owner.executor.clone();
-        tracing::warn!(%executor, "an executor of an earlier run of this agent is ended");
-        runtime.adopt(left).stop(Stop::Terminate);
-    }
-    Ok(runtime)
+    let survivors = runtime.survivors().await.map_err(|error| unusable(&error))?;
+    Ok((runtime, survivors))
 }
 
 /// The configuration that was asked for, or the first of the usual ones that exists.

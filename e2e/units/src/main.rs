@@ -107,9 +107,10 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
         running.push(process);
     }
     report(&mut times);
-    if !arguments.leave {
-        for process in &running {
-            end(process.as_ref()).await?;
+    for process in &running {
+        match arguments.leave {
+            true => process.remember(),
+            false => end(process.as_ref()).await?,
         }
     }
     Ok(())

@@ -22,12 +22,14 @@ use tokio::time::timeout;
 
 use crate::directories::Directories;
 use crate::environment::Surroundings;
-use crate::runtime::{Exit, Running, Runtime, Stop};
+use crate::link::chain;
+use crate::runtime::{Exit, Running, Runtime, Stop, Survivor};
 use crate::socket::SocketWatch;
 use inbox::Inbox;
 use kind::Kind;
 pub use pool::Pool;
 use pool::{Place, Room, ServiceProcess};
+use prepare::Files;
 use service::EnterError;
 use serving::{Parting, Serving};
 
@@ -158,16 +160,84 @@ async fn live(
         },
         Place::Cold(room) => (start(id, order, host, room, inbox).await, false),
     };
+    let process = match brought_up {
+        Ok(process) => process,
+        Err(ended) => return ended,
+    };
+    process.process.remember();
+    inbox.tell(Happened::Bound { reused });
+    serve(id, process, kind, pool, inbox).await
+}
+
+/// An executor that an earlier run of the agent has bound, from here on as [`run`]. Its session is not entered again.
+pub async fn resume(
+    survivor: Survivor,
+    host: Arc<Host>,
+    pool: Arc<Pool>,
+    commands: UnboundedReceiver<Command>,
+    events: UnboundedSender<Event>,
+) {
+    let id = survivor.owner.executor.clone();
+    let mut inbox = Inbox::new(id.clone(), commands, events.clone());
+    let ended = go_on(&id, survivor, &host, &pool, &mut inbox).await;
+    // The agent's loop is gone only when the whole agent is.
+    let _ = events.send((id, Happened::Ended(ended)));
+}
+
+async fn go_on(
+    id: &ExecutorId,
+    survivor: Survivor,
+    host: &Host,
+    pool: &Arc<Pool>,
+    inbox: &mut Inbox,
+) -> Ended {
+    let Survivor {
+        owner,
+        socket,
+        process,
+    } = survivor;
+    let process: Arc<dyn Running> = process.into();
+    let room = pool.room(owner.resources);
+    tell_where(process.as_ref(), inbox);
+    let service = match service::connect_again(host, &socket, &owner.session).await {
+        Ok(service) => service,
+        Err(error) => {
+            // Its socket may be closed a moment before its end is known.
+            let message = match timeout(DEATH_LIMIT, process.exited()).await {
+                Ok(exit) => obituary(exit, process.as_ref()),
+                Err(_) => {
+                    end(process.as_ref()).await;
+                    let error = chain(&error);
+                    format!("the service did not answer after a restart of the node agent: {error}")
+                }
+            };
+            let running = false;
+            return Ended::Died { message, running };
+        }
+    };
+    let process = ServiceProcess {
+        process,
+        service,
+        files: Files::none(),
+        room,
+    };
+    serve(id, process, None, pool, inbox).await
+}
+
+/// The life of a bound executor. A process of a `kind` may serve another session afterwards.
+async fn serve(
+    id: &ExecutorId,
+    process: ServiceProcess,
+    kind: Option<Kind>,
+    pool: &Arc<Pool>,
+    inbox: &mut Inbox,
+) -> Ended {
     let ServiceProcess {
         process,
         service,
         files,
         room,
-    } = match brought_up {
-        Ok(process) => process,
-        Err(ended) => return ended,
-    };
-    inbox.tell(Happened::Bound { reused });
+    } = process;
     let serving = Serving {
         id,
         process: process.as_ref(),

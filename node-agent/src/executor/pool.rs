@@ -134,12 +134,17 @@ impl Pool {
             parked.keeper.abort();
             return Place::Warm(parked.process);
         }
-        let room = Room {
-            number: self.state().occupancy.take(request),
-            pool: self.clone(),
-        };
+        let room = self.room(request);
         self.make_room().await;
         Place::Cold(room)
+    }
+
+    /// Room for a process that is there, whether it fits or not.
+    pub(super) fn room(self: &Arc<Self>, request: Resources) -> Room {
+        Room {
+            number: self.state().occupancy.take(request),
+            pool: self.clone(),
+        }
     }
 
     /// Parks `process`, whose session has ended in order, or ends it if it cannot be parked.

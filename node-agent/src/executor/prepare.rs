@@ -32,13 +32,26 @@ pub(super) struct Prepared {
 pub(super) struct Files {
     /// None if the runtime has one for it.
     _directory: Option<WorkingDirectory>,
-    socket: PathBuf,
+    /// None if the runtime removes it, when the process has ended: it may outlive the agent.
+    socket: Option<PathBuf>,
+}
+
+impl Files {
+    /// Those of a process whose runtime sees to all of them.
+    pub(super) fn none() -> Self {
+        Self {
+            _directory: None,
+            socket: None,
+        }
+    }
 }
 
 impl Drop for Files {
     fn drop(&mut self) {
-        // Services usually remove it themselves.
-        let _ = std::fs::remove_file(&self.socket);
+        if let Some(socket) = &self.socket {
+            // Services usually remove it themselves.
+            let _ = std::fs::remove_file(socket);
+        }
     }
 }
 
@@ -139,11 +152,14 @@ pub(super) fn prepare(host: &Host, id: &ExecutorId, order: &StartExecutor) -> Re
         environment,
     };
     Ok(Prepared {
-        launch: Launch { owner, spec, site },
-        files: Files {
-            _directory: directory,
-            socket: socket.clone(),
+        files: match site.work {
+            Some(_) => Files::none(),
+            None => Files {
+                _directory: directory,
+                socket: Some(socket.clone()),
+            },
         },
+        launch: Launch { owner, spec, site },
         socket,
     })
 }

@@ -77,18 +77,23 @@ pub(super) async fn bring_up(
     let Ok(connection) = connected else {
         return Err(BindError::new(bind::PROCESS, no_socket(process)));
     };
-    let mut service = Service {
-        client: client(connection.clone(), host.max_message_size),
-        connection,
-        caller: None,
-        socket: socket.to_path_buf(),
-        session: String::new(),
-        limit: host.max_message_size,
-    };
+    let mut service = Service::new(host, socket, connection);
     match service.enter(order, process).await {
         Ok(()) => Ok(service),
         Err(error) => Err(error.into_bind_error(process)),
     }
+}
+
+/// Connects to a service that an earlier run of the agent has bound to `session`.
+pub(super) async fn connect_again(
+    host: &Host,
+    socket: &Path,
+    session: &str,
+) -> Result<Service, ConnectError> {
+    let connection = Connection::open(socket).await?;
+    let mut service = Service::new(host, socket, connection);
+    session.clone_into(&mut service.session);
+    Ok(service)
 }
 
 fn no_socket(process: &dyn Running) -> String {
@@ -145,6 +150,17 @@ impl EnterError {
 }
 
 impl Service {
+    fn new(host: &Host, socket: &Path, connection: Connection) -> Self {
+        Self {
+            client: client(connection.clone(), host.max_message_size),
+            connection,
+            caller: None,
+            socket: socket.to_path_buf(),
+            session: String::new(),
+            limit: host.max_message_size,
+        }
+    }
+
     /// Binds the service to the session of `order`.
     pub(super) async fn enter(
         &mut self,

@@ -95,6 +95,14 @@ impl Logs {
         }
     }
 
+    /// An executor of an earlier run of the agent goes on: what it has written belongs to the same run of it.
+    pub fn goes_on(&mut self, order: &StartExecutor) {
+        let is_known = lock(&self.runs).goes_on(&order.executor_id);
+        if !is_known {
+            self.began(order);
+        }
+    }
+
     /// Its lines are in the journal, under this id of its unit's run.
     pub fn runs_in(&mut self, executor: &str, invocation: String) {
         lock(&self.runs).runs_in(executor, invocation);

@@ -128,6 +128,15 @@ impl Runs {
         due
     }
 
+    /// An executor of an earlier run of the agent goes on. Returns whether it is known.
+    pub(super) fn goes_on(&mut self, executor: &str) -> bool {
+        let is_known = self.known.contains_key(executor);
+        if is_known {
+            self.live.insert(executor.to_owned(), TaskNotes::default());
+        }
+        is_known
+    }
+
     /// It is a unit of systemd, with this id.
     pub(super) fn runs_in(&mut self, executor: &str, invocation: String) {
         self.change(executor, |run| run.invocation = Some(invocation));

@@ -9,6 +9,7 @@ use std::io;
 use std::path::PathBuf;
 
 use flame_core::{ExecutorId, Resources};
+use flame_rpc::node::StartExecutor;
 use flame_systemd::manager::SystemdError;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
@@ -57,6 +58,31 @@ pub struct Launch {
     pub spec: Spec,
     /// Where it will live.
     pub site: Site,
+}
+
+/// A process that an earlier run of the agent has started and bound to a session.
+pub struct Survivor {
+    /// Whom it is for.
+    pub owner: Owner,
+    /// Where its service listens.
+    pub socket: PathBuf,
+    /// The process.
+    pub process: Box<dyn Running>,
+}
+
+impl Survivor {
+    /// The order that it was started by, without what only the start needs: that may be secret, and is not kept.
+    #[must_use]
+    pub fn order(&self) -> StartExecutor {
+        StartExecutor {
+            executor_id: self.owner.executor.to_string(),
+            session_id: self.owner.session.clone(),
+            session_number: self.owner.session_number,
+            application: self.owner.application.clone(),
+            resreq: Some(self.owner.resources.into()),
+            ..StartExecutor::default()
+        }
+    }
 }
 
 /// Why nothing was started.
@@ -198,6 +224,14 @@ pub trait Runtime: Send + Sync {
     fn site(&self, owner: &Owner, labels: &[String]) -> Result<Site, StartError>;
     /// Starts the process and returns at once; whether it serves is seen at its socket.
     fn start(&self, launch: Launch) -> BoxFuture<'_, Result<Box<dyn Running>, StartError>>;
+    /// Whether the agent is about to be started again and can go on with its processes then.
+    fn is_restarting(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+    /// Kills the processes that would outlive the agent, and forgets them.
+    fn kill_all(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// A process that was started. Its end is always awaited by the runtime, whoever asks.
@@ -210,6 +244,8 @@ pub trait Running: Send + Sync {
     }
     /// Completes when it has ended, at once if it has already.
     fn exited(&self) -> BoxFuture<'_, Exit>;
+    /// Its service is bound to the session: if it can outlive the agent, it is written down for the agent's next run.
+    fn remember(&self) {}
     /// Asks for the end of the process and of all that it started. No effect once it has ended.
     fn stop(&self, how: Stop);
     /// Whether another executor may have it once its own has ended, see [`Running::hand_over`].

@@ -5,6 +5,7 @@ mod check;
 mod errors;
 mod gpus;
 pub mod inside;
+mod leftovers;
 mod life;
 mod limits;
 mod profile;
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use flame_core::Resources;
 use flame_systemd::Systemd;
@@ -24,8 +26,9 @@ use flame_systemd::manager::{Limits, SystemdError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::{Launch, Owner, Running, Runtime, Site, StartError};
+use super::{Launch, Owner, Running, Runtime, Site, StartError, Stop, Survivor};
 use crate::spec::UnitSpec;
 use gpus::{Gpu, Gpus};
 use life::{Life, News};
@@ -34,6 +37,7 @@ use slots::Slots;
 use unit::{Handle, Unit};
 
 pub use check::Unusable;
+pub use leftovers::end_leftovers;
 pub use profile::{Profile, ProfileError};
 pub use record::Record;
 
@@ -45,6 +49,10 @@ const SOCKET: &str = "instance.sock";
 const TEMPORARY: &str = "/tmp";
 /// Working directory of an executor whose application wants no other.
 const WORK: &str = "/var/tmp/work";
+/// What systemd calls the job of a unit that it stops in order to start it again.
+const RESTART: &str = "restart";
+/// How long systemd may take to say which job that is: a stop must not hang because of it.
+const JOB_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where the runtime finds and leaves things.
 #[derive(Debug, Clone)]
@@ -217,11 +225,7 @@ impl SystemdRuntime {
                     invocation: facts.invocation,
                     ..record
                 };
-                // Without it the executor runs as well; only the next agent could not go on with it.
-                if let Err(error) = shared.write_record(unit.instance(), &record) {
-                    tracing::warn!(%error, "the executor would not outlive the agent");
-                }
-                Ok(Box::new(Handle(unit)))
+                Ok(Box::new(Handle::new(unit, record)))
             }
             Ok(News::NotStarted(facts) | News::Ended(facts)) => {
                 shared.records.remove(unit.instance());
@@ -264,8 +268,9 @@ impl SystemdRuntime {
             let status = systemd.status(&loaded.name).await?;
             let invocation = status.invocation_id.unwrap_or_default();
             let known = records.remove(instance).filter(|record| {
-                record.profile == profile && !invocation.is_empty() && record.invocation == invocation
+                record.profile == profile && [invocation.as_str(), ""].contains(&record.invocation.as_str())
             });
+            // Also of one that is not gone on with: it has them until it has ended.
             let gpus = known
                 .as_ref()
                 .map(|record| record.gpus.as_slice())
@@ -277,13 +282,17 @@ impl SystemdRuntime {
             unit.has_started(invocation.clone(), status.main_pid.unwrap_or_default());
             let life = Life::adopted(invocation, status.main_pid.unwrap_or_default());
             shared.enter(&unit, life, None);
-            match known.filter(|_| loaded.active_state == "active") {
-                Some(record) => found.push(Adoptable { record, unit }),
-                None => {
-                    tracing::warn!("{} runs, but nobody knows for whom; it is stopped", loaded.name);
-                    Handle::ask_for_the_end(unit, super::Stop::Terminate).await;
+            let why = match known {
+                Some(record) if record.invocation.is_empty() => "its session had not begun",
+                Some(record) if loaded.active_state == "active" => {
+                    found.push(Adoptable { record, unit });
+                    continue;
                 }
-            }
+                Some(_) => "it is ending",
+                None => "nobody knows for whom",
+            };
+            tracing::warn!("{} runs, but {why}; it is stopped", loaded.name);
+            Handle::ask_for_the_end(unit, Stop::Terminate).await;
         }
         for (instance, _) in records {
             shared.records.remove(&instance);
@@ -306,7 +315,51 @@ impl SystemdRuntime {
     /// Goes on with an executor; the counterpart of a start.
     #[must_use]
     pub fn adopt(&self, executor: Adoptable) -> Box<dyn Running> {
-        Box::new(Handle(executor.unit))
+        Box::new(Handle::new(executor.unit, executor.record))
+    }
+
+    /// As [`Self::running`], with all that it takes to go on with them.
+    ///
+    /// # Errors
+    /// As [`Self::running`].
+    pub async fn survivors(&self) -> Result<Vec<Survivor>, Unusable> {
+        let found = self.running().await?;
+        Ok(found
+            .into_iter()
+            .map(|found| Survivor {
+                owner: found.record.owner.clone(),
+                socket: found.socket(),
+                process: self.adopt(found),
+            })
+            .collect())
+    }
+
+    async fn restarts(&self) -> bool {
+        match timeout(JOB_LIMIT, self.0.systemd().own_job()).await {
+            Ok(Ok(job)) => job.as_deref() == Some(RESTART),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "cannot tell a restart of the agent from its end; executors are released");
+                false
+            }
+            Err(_) => {
+                tracing::warn!(
+                    "systemd does not say whether the agent is started again; executors are released"
+                );
+                false
+            }
+        }
+    }
+
+    async fn kill_units(&self) {
+        let units: Vec<Arc<Unit>> = lock(&self.0.lives)
+            .values()
+            .map(|entry| entry.unit.clone())
+            .collect();
+        for unit in units {
+            let instance = unit.instance().to_owned();
+            Handle::ask_for_the_end(unit, Stop::Kill).await;
+            self.0.records.remove(&instance);
+        }
     }
 }
 
@@ -327,6 +380,14 @@ impl Runtime for SystemdRuntime {
 
     fn start(&self, launch: Launch) -> BoxFuture<'_, Result<Box<dyn Running>, StartError>> {
         self.start_unit(launch).boxed()
+    }
+
+    fn is_restarting(&self) -> BoxFuture<'_, bool> {
+        self.restarts().boxed()
+    }
+
+    fn kill_all(&self) -> BoxFuture<'_, ()> {
+        self.kill_units().boxed()
     }
 }
 
@@ -436,7 +497,7 @@ impl Shared {
             (Some(waiting), news) => {
                 // Whoever asked for it went away meanwhile: nobody wants it any more.
                 if waiting.send(news).is_err() && !is_over {
-                    Handle::stop_unit(&unit, super::Stop::Terminate);
+                    Handle::stop_unit(&unit, Stop::Terminate);
                 }
             }
             (None, News::Ended(facts)) => {

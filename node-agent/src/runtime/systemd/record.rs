@@ -23,7 +23,7 @@ pub struct Record {
     pub owner: Owner,
     /// The GPUs that it has, by the driver's names.
     pub gpus: Vec<String>,
-    /// Id of the unit's run; empty until it has started.
+    /// Id of the unit's run; empty until its service is bound. Before, nobody can go on with it.
     pub invocation: String,
 }
 

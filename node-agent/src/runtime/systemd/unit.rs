@@ -9,7 +9,7 @@ use rustix::process::Signal;
 use tokio::sync::watch;
 
 use super::life::Facts;
-use super::{Claim, errors, lock};
+use super::{Claim, Record, errors, lock};
 use crate::runtime::{Exit, Running, Stop};
 
 /// A unit from its start to its end.
@@ -70,9 +70,17 @@ impl Unit {
 
 /// An executor's hold on its unit.
 #[derive(Debug)]
-pub(super) struct Handle(pub(super) Arc<Unit>);
+pub(super) struct Handle {
+    unit: Arc<Unit>,
+    record: Record,
+}
 
 impl Handle {
+    /// That of the executor in `record`.
+    pub(super) fn new(unit: Arc<Unit>, record: Record) -> Self {
+        Self { unit, record }
+    }
+
     /// Asks systemd to end `unit`. The slot is not free before the question is answered, so the answer cannot hit
     /// who comes after.
     pub(super) fn stop_unit(unit: &Arc<Unit>, how: Stop) {
@@ -101,15 +109,15 @@ impl Handle {
 
 impl Running for Handle {
     fn pid(&self) -> u32 {
-        self.0.run.get().map_or(0, |(_, pid)| *pid)
+        self.unit.run.get().map_or(0, |(_, pid)| *pid)
     }
 
     fn invocation(&self) -> Option<String> {
-        self.0.run.get().map(|(invocation, _)| invocation.clone())
+        self.unit.run.get().map(|(invocation, _)| invocation.clone())
     }
 
     fn exited(&self) -> BoxFuture<'_, Exit> {
-        let mut exit = self.0.exit.subscribe();
+        let mut exit = self.unit.exit.subscribe();
         async move {
             match exit.wait_for(Option::is_some).await {
                 Ok(exit) => exit.unwrap_or(Exit::Unknown),
@@ -119,11 +127,23 @@ impl Running for Handle {
         .boxed()
     }
 
+    fn remember(&self) {
+        // The record of one that has ended is removed already.
+        if self.unit.exit.borrow().is_some() {
+            return;
+        }
+        let shared = &self.unit.claim.shared;
+        // Without it the executor serves as well; only the agent's next run could not go on with it.
+        if let Err(error) = shared.write_record(&self.unit.instance, &self.record) {
+            tracing::warn!(%error, "the executor would not outlive the agent");
+        }
+    }
+
     fn stop(&self, how: Stop) {
-        Self::stop_unit(&self.0, how);
+        Self::stop_unit(&self.unit, how);
     }
 
     fn last_errors(&self) -> String {
-        lock(&self.0.last_errors).clone()
+        lock(&self.unit.last_errors).clone()
     }
 }
