@@ -157,8 +157,12 @@ impl Runs {
         }
     }
 
-    /// The notes about the tasks of an executor that runs.
+    /// The notes about the tasks of an executor that runs, maybe since an earlier run of the agent.
     pub(super) fn notes(&mut self, executor: &str) -> Option<&mut TaskNotes> {
+        if !self.live.contains_key(executor) {
+            self.known.get(executor).filter(|run| run.ended.is_none())?;
+            self.live.insert(executor.to_owned(), TaskNotes::default());
+        }
         self.live.get_mut(executor)
     }
 
@@ -360,11 +364,13 @@ mod tests {
         );
         drop(runs);
         std::fs::write(directory.path().join("e1-9.run"), "{").expect("writable");
-        let runs = Runs::load(directory.path(), &node("n1"));
+        let mut runs = Runs::load(directory.path(), &node("n1"));
         let found = runs.of_session("s", 4);
         assert_eq!(names(&found), ["e1-2", "e1-1"], "by their begin");
         assert_eq!(found[1].invocation.as_deref(), Some("ab"));
         assert!(found[1].ended.is_some() && found[0].ended.is_none());
+        assert!(runs.notes("e1-2").is_some(), "it goes on under this agent");
+        assert!(runs.notes("e1-1").is_none() && runs.notes("e1-9").is_none());
         assert_eq!(
             tasks::windows(&runs.path("e1-1", "tasks"), 7),
             [Window { begin: 30, end: 50 }]

@@ -190,7 +190,7 @@ impl Agent {
             log,
             lines: times.iter().map(line).collect(),
             caught_up: true,
-            end: over.then(|| LogEnd {
+            end: over.then_some(LogEnd {
                 error: None,
                 executors: 1,
             }),
