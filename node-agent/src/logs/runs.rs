@@ -243,6 +243,14 @@ impl Runs {
     }
 }
 
+impl Drop for Runs {
+    /// Executors may go on under the next run of the agent.
+    fn drop(&mut self) {
+        let live: Vec<String> = self.live.keys().cloned().collect();
+        live.iter().for_each(|executor| self.write_notes(executor));
+    }
+}
+
 /// Deletes what is too old or too much. The agent goes on meanwhile.
 ///
 /// # Errors
@@ -357,6 +365,7 @@ mod tests {
         runs.runs_in("e1-1", "ab".to_owned());
         runs.notes("e1-1").expect("runs").ended(7, 50, 20);
         runs.ended("e1-1");
+        runs.notes("e1-2").expect("runs").ended(8, 60, 20);
         assert_eq!(
             names(&runs.of_session("s", 5)),
             ["e1-3"],
@@ -370,6 +379,10 @@ mod tests {
         assert_eq!(found[1].invocation.as_deref(), Some("ab"));
         assert!(found[1].ended.is_some() && found[0].ended.is_none());
         assert!(runs.notes("e1-2").is_some(), "it goes on under this agent");
+        assert_eq!(
+            tasks::windows(&runs.path("e1-2", "tasks"), 8),
+            [Window { begin: 40, end: 60 }]
+        );
         assert!(runs.notes("e1-1").is_none() && runs.notes("e1-9").is_none());
         assert_eq!(
             tasks::windows(&runs.path("e1-1", "tasks"), 7),
