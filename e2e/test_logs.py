@@ -216,9 +216,7 @@ def test_a_flood_of_lines_delays_no_task_even_if_nobody_reads_it(one_node):
             slowest, tasks = max(slowest, time.monotonic() - asked), tasks + 1
         assert slowest < 3, f"{tasks} tasks, the slowest took {slowest:.1f} s"
         assert [node["phase"] for node in one_node.nodes()] == ["Ready"]
-        wait_until(
-            lambda: ("lines_missing", "n1") in reader.notes(), SECONDS, "it is told what is missing"
-        )
+        wait_until(lambda: ("lines_missing", "n1") in reader.notes(), SECONDS, "it is told what is missing")
         stopped.process.send_signal(signal.SIGCONT)
     files = sorted((cluster.prefix / "logs/executors").glob("*.err.*"))
     assert len(files) == 2 and sum(path.stat().st_size for path in files) < 17 << 20, files

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from executor_units import executors, left_behind
 from machine import AGENT, BIN, MANAGER, PREFIX
 from testbed import wait_until
 
@@ -64,20 +65,6 @@ def units_tool(machine, *words, timeout=300):
     return machine.run(
         ["setpriv", "--reuid=flame", *groups, UNITS_TOOL, *map(str, words)], timeout=timeout
     ).stdout
-
-
-def executors(machine):
-    """Units of executors that systemd knows."""
-    listed = machine.run(["systemctl", "list-units", "--all", "--plain", "--no-legend", "flame-executor*@*"])
-    return [line.split()[0] for line in listed.stdout.splitlines()]
-
-
-def left_behind(machine):
-    """Files of executors, without the limits of slots."""
-    found = machine.run(
-        ["find", "/run/flame/executors", "/run/flame/records", "/run/flame-executor", "-mindepth", "1"]
-    )
-    return [line for line in found.stdout.splitlines() if not line.endswith("/.lock")]
 
 
 def limits_of_slots(machine):
