@@ -10,7 +10,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::host::{Found, Host, Units};
 use crate::manifest::Manifest;
 use crate::output::Output;
-use crate::profile::{NODE_AGENT, Profile};
+use crate::profile::{MORE_AGENTS, NODE_AGENT, Profile};
 use crate::unit_files::TARGET;
 
 /// How long a service must stay up after it said READY: a daemon that dies at once is no success.
@@ -56,11 +56,38 @@ pub(super) fn run(
         };
         done.map_err(|failure| explain(failure, service))?;
     }
+    restart_further_agents(host, manifest, changed, output)?;
     systemd
         .start(TARGET)
         .map_err(|failure| explain(failure, TARGET))?;
     verify(systemd, manifest, output)?;
     manifest.loadable().map(|unit| systemd.status(unit)).collect()
+}
+
+/// Restarts the further agents of this host that run, if what they run with has changed. An administrator started
+/// them, so those that do not run stay so.
+fn restart_further_agents(
+    host: &dyn Host,
+    manifest: &Manifest,
+    changed: &[&Step],
+    output: &mut Output<'_>,
+) -> Outcome<()> {
+    let stale = [NODE_AGENT, MORE_AGENTS]
+        .iter()
+        .any(|unit| changed.iter().any(|step| affects(host, manifest, step, unit)));
+    if !stale || !manifest.units.iter().any(|unit| unit == MORE_AGENTS) {
+        return Ok(());
+    }
+    let systemd = host.systemd()?;
+    for agent in systemd.loaded(&MORE_AGENTS.replace("@.", "@*."))? {
+        if systemd.status(&agent)?.active_state == "active" {
+            output.progress(&format!("restart of {agent}"));
+            systemd
+                .restart(&agent)
+                .map_err(|failure| explain(failure, &agent))?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether `step` changed what `service` runs with.

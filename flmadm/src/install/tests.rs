@@ -148,8 +148,14 @@ fn services_are_enabled_started_and_restarted_only_if_changed() {
     assert_eq!(host.listing(), before);
     assert!(!host.calls().iter().any(|call| call.starts_with("restart")));
     std::fs::write(host.path("built/flame-node-agent"), "a newer agent").expect("written");
+    // An administrator has started two more agents, and stopped one of them.
+    let more = ["a", "b"].map(|name| format!("flame-node-agent@{name}.service"));
+    host.instances.borrow_mut().extend(more.clone());
+    crate::host::Units::start(&host, &more[0]).expect("started");
     install_services(&host, "--all --enable").expect("installed");
     let calls = host.calls();
+    assert!(calls.contains(&format!("restart {}", more[0])), "{calls:?}");
+    assert!(!calls.contains(&format!("restart {}", more[1])), "{calls:?}");
     assert!(
         calls.contains(&"restart flame-node-agent.service".to_owned()),
         "{calls:?}"
