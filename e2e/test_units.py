@@ -21,6 +21,7 @@ SYSTEMD = (
 # Exposure of a unit as systemd-analyze counts it, 10 is the worst.
 EXPOSED_AT_MOST = {
     "flame-node-agent.service": 1.5,
+    "flame-node-agent@.service": 1.5,
     "flame-session-manager.service": 1.5,
     "flame-executor-strict@.service": 1.5,
     "flame-executor@.service": 2.0,
