@@ -279,6 +279,11 @@ def test_a_session_runs_in_units(machine):
         "DynamicUser": "yes",
     }
     assert machine.node.main_pid(unit) > 0
+    wait_until(
+        lambda: [task["state"] for task in machine.flmctl("list", "tasks", "-s", session)] == ["Succeed"],
+        60,
+        "the task ends",
+    )
     machine.flame("flmctl", "close", "-s", session)
     wait_until(lambda: executors(machine) == [], 60, "no executor is left")
     assert left_behind(machine) == []
