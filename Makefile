@@ -119,6 +119,11 @@ e2e-local: build ## Run the end-to-end tests that need neither systemd nor root
 e2e-py-local: build ## Run the tests of the Python client against a cluster of plain processes
 	FLAME_BIN_DIR="$(TARGET)/debug" hack/e2e.sh python $(E2E_ARGS)
 
+.PHONY: e2e-vm
+e2e-vm: build ## Test limits of memory and CPU in a virtual machine of its own (qemu, 2 to 5 minutes, root)
+	hack/setup.sh vm
+	FLAME_BIN_DIR="$(TARGET)/debug" hack/vm/run.sh $(E2E_ARGS)
+
 .PHONY: soak
 soak: build ## Kill everything under load for a minute (FLAME_SOAK_SECONDS), fill the disk, cut links (root)
 	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_SOAK_SECONDS="$(FLAME_SOAK_SECONDS)" \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building (`setup.sh build`) or testing (`setup.sh test`, the default) needs and this machine lacks.
+# Installs what building (`setup.sh build`), testing (`setup.sh test`, the default) or the tests in a virtual machine
+# (`setup.sh vm`) need and this machine lacks.
 # Prints what it installs; does nothing where nothing is missing. Debian and its derivatives; elsewhere it names the tools.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
@@ -43,6 +44,11 @@ check_test() {
     need procps have pgrep
 }
 
+check_vm() {
+    need qemu-system-x86 have qemu-system-x86_64
+    need e2fsprogs have mke2fs
+}
+
 install_packages() {
     [ ${#packages[@]} -gt 0 ] || return 0
     have apt-get >/dev/null || die "missing here: ${packages[*]} (names of Debian packages); install them, then run this again"
@@ -77,5 +83,6 @@ case $purpose in
     build) install_packages ;;
     python) check_python; install_packages ;;
     test) check_python; check_test; install_packages; install_components ;;
-    *) die "usage: setup.sh [build|python|test]" ;;
+    vm) check_python; check_test; check_vm; install_packages ;;
+    *) die "usage: setup.sh [build|python|test|vm]" ;;
 esac
