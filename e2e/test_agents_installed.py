@@ -50,7 +50,7 @@ def second(machine):
     machine.run(["systemctl", "stop", SECOND], check=False)
     machine.run(["systemctl", "reset-failed", SECOND], check=False)
     machine.run(["rm", "-f", path])
-    machine.flame("flmctl", "node", "forget", NODE_OF_SECOND, check=False)
+    machine.flame("flmctl", "forget", NODE_OF_SECOND, check=False)
 
 
 def session(machine, tasks, *words):
@@ -135,8 +135,8 @@ def test_an_agent_whose_identity_cannot_be_used_stays_down(machine, second):
         "0",
     )
     journal = machine.node.journal("-u", SECOND)
-    assert f"flmctl node forget {NODE_OF_SECOND}" in journal
-    machine.flame("flmctl", "node", "forget", NODE_OF_SECOND)
+    assert f"flmctl forget {NODE_OF_SECOND}" in journal
+    machine.flame("flmctl", "forget", NODE_OF_SECOND)
     machine.run(["systemctl", "start", SECOND])
     machine.wait_ready(NODE, NODE_OF_SECOND)
     # So does a configuration that is wrong.

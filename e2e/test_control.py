@@ -94,7 +94,7 @@ def test_a_drained_node_runs_nothing_and_stays_so(cluster):
     session = create(cluster)
     task = add(cluster, session, '{"duration": 3000, "memory": null}')
     running(cluster, session, task)
-    drained = cluster.tool("flmctl", "node", "drain", name, "--wait", "--reason", "a new kernel")
+    drained = cluster.tool("flmctl", "drain", name, "--wait", "--reason", "a new kernel")
     assert f"node {name} drained" in drained.stdout
     assert states(cluster, session)[task] == "Succeed", "what ran was finished"
     waiting = add(cluster, session, SHORT)
@@ -106,9 +106,9 @@ def test_a_drained_node_runs_nothing_and_stays_so(cluster):
         lambda: [n["phase"] for n in cluster.flmctl("list", "nodes")] == ["Ready"], 30, "the node is back"
     )
     assert list(reasons(cluster, session)) == ["node_draining"], "a restart does not take it back"
-    connected = cluster.tool("flmctl", "node", "forget", name, check=False)
+    connected = cluster.tool("flmctl", "forget", name, check=False)
     assert not connected.ok and "is connected" in connected.stderr
-    cluster.tool("flmctl", "node", "uncordon", name)
+    cluster.tool("flmctl", "uncordon", name)
     wait_until(lambda: states(cluster, session)[waiting] == "Succeed", 30, "the node works again")
     cluster.tool("flmctl", "close", "-s", session)
 

@@ -125,7 +125,7 @@ def test_another_machine_with_the_name_of_a_node_is_refused(make_fleet, elsewher
     other = elsewhere(cluster, "n1")
     other.start()
     assert ended(other) == CONFIGURATION
-    assert "flmctl node forget n1" in other.log()
+    assert "flmctl forget n1" in other.log()
     wait_done(cluster, work, 3)
     assert requeued(cluster) == 0
     # Also after a restart of the session manager, and while the first one is away.
@@ -138,7 +138,7 @@ def test_another_machine_with_the_name_of_a_node_is_refused(make_fleet, elsewher
     other.start()
     assert ended(other) == CONFIGURATION
     # An administrator says that it is the new n1.
-    cluster.tool("flmctl", "node", "forget", "n1")
+    cluster.tool("flmctl", "forget", "n1")
     other.start()
     wait_until(lambda: phases(fleet) == {"n1": "Ready"}, END_SECONDS, "the other one is n1")
     first.start()

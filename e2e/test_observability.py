@@ -309,9 +309,9 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     assert len(events("DaemonReady", f"_SYSTEMD_UNIT={MANAGER}")) == ready + 1
 
     # The node is taken out of service and back.
-    machine.flame("flmctl", "node", "cordon", "lone", "--reason", "a new kernel")
+    machine.flame("flmctl", "cordon", "lone", "--reason", "a new kernel")
     assert "a new kernel" in await_event("NodeCordoned", "FLAME_NODE=lone")["MESSAGE"]
-    machine.flame("flmctl", "node", "uncordon", "lone")
+    machine.flame("flmctl", "uncordon", "lone")
     assert await_event("NodeUncordoned")["FLAME_NODE"] == "lone"
 
     # A manager that does not run for a moment says so, and its node is none the worse.

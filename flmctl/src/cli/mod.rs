@@ -89,8 +89,7 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Show what a session's processes have written, from all nodes, or the log of a node's agent
     Logs(LogsArgs),
-    /// Take a node out of service, and into service again
-    #[command(subcommand)]
+    #[command(flatten)]
     Node(NodeCommand),
     /// Delete closed sessions with their tasks
     Delete(EndArgs),
@@ -355,13 +354,12 @@ mod tests {
             "flmctl cancel",
             "flmctl cancel -t 1",
             "flmctl explain",
-            "flmctl node",
             "flmctl logs",
             "flmctl logs -t 1",
             "flmctl logs --node n -t 1",
             "flmctl logs -s a -n -1",
-            "flmctl node cordon",
-            "flmctl node forget",
+            "flmctl cordon",
+            "flmctl forget",
             "flmctl create session -a x --task-timeout 0",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -1,4 +1,4 @@
-//! `flmctl node`: nodes in and out of service.
+//! `flmctl cordon`, `drain`, `uncordon` and `forget`: nodes in and out of service.
 
 use std::time::{Duration, Instant};
 

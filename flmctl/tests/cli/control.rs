@@ -274,11 +274,11 @@ async fn a_session_is_explained() {
 #[tokio::test]
 async fn nodes_go_out_of_service_and_come_back() {
     let (asked, url) = manager().await;
-    let output = run(&url, "node cordon n1 n2 --reason kernel").await;
+    let output = run(&url, "cordon n1 n2 --reason kernel").await;
     assert_eq!(stdout(&output), "node n1 cordoned\nnode n2 cordoned\n");
-    let output = run(&url, "node drain n1 --wait --timeout 20").await;
+    let output = run(&url, "drain n1 --wait --timeout 20").await;
     assert_eq!(stdout(&output), "node n1 draining\nnode n1 drained\n");
-    stdout(&run(&url, "node uncordon n1").await);
+    stdout(&run(&url, "uncordon n1").await);
     let calls = [
         "cordon n1 Some(\"kernel\")",
         "cordon n2 Some(\"kernel\")",
@@ -286,14 +286,14 @@ async fn nodes_go_out_of_service_and_come_back() {
         "uncordon n1",
     ];
     assert_eq!(asked.taken(), calls);
-    let output = run(&url, "node forget n1").await;
+    let output = run(&url, "forget n1").await;
     assert_eq!(output.status.code(), Some(1));
     assert!(
         stderr(&output).contains("stop its agent first"),
         "{}",
         stderr(&output)
     );
-    let output = run(&url, "node cordon x").await;
+    let output = run(&url, "cordon x").await;
     assert!(
         stderr(&output).contains("flmctl list nodes"),
         "{}",

@@ -99,7 +99,7 @@ impl Core {
             let reason = format!(
                 "the name {name} belongs to another node, on host {} (id {}), and this one, on host {host}, has \
                  the id {}; give this one another name (--name), or, if it replaces the other one, let an \
-                 administrator run: flmctl node forget {name}",
+                 administrator run: flmctl forget {name}",
                 known.hostname,
                 shown(&known.id),
                 shown(&hello.id)

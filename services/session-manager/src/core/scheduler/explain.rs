@@ -81,11 +81,11 @@ fn out_of_service(node: &Node) -> Option<(&'static str, &'static str)> {
         _ if node.draining => ("node_stopping", "stopping"),
         _ if node.cordon.as_ref().is_some_and(|cordon| cordon.drain) => (
             "node_draining",
-            "drained; flmctl node uncordon takes it into service again",
+            "drained; flmctl uncordon takes it into service again",
         ),
         _ if node.cordon.is_some() => (
             "node_cordoned",
-            "cordoned; flmctl node uncordon takes it into service again",
+            "cordoned; flmctl uncordon takes it into service again",
         ),
         NodeState::Suspect => ("node_suspect", "silent, and perhaps lost"),
         _ if node.link.is_none() => ("node_disconnected", "not connected"),

@@ -52,13 +52,7 @@ fn another_machine_under_the_name_is_refused_for_good_and_disturbs_nobody() {
     assert!(!hello(&mut bed, 2, "b", "b1"));
     let refusal = bed.refusals.pop().expect("told why");
     assert!(refusal.r#final);
-    for word in [
-        "name n ",
-        "host-of-a",
-        "host-of-b",
-        "--name",
-        "flmctl node forget n",
-    ] {
+    for word in ["name n ", "host-of-a", "host-of-b", "--name", "flmctl forget n"] {
         assert!(refusal.reason.contains(word), "{word}: {}", refusal.reason);
     }
     // The first one's link still counts, and what it says on it.
