@@ -128,6 +128,7 @@ e2e-vm: build ## Test limits of memory and CPU in a virtual machine of its own (
 soak: build ## Kill everything under load for a minute (FLAME_SOAK_SECONDS), fill the disk, cut links (root)
 	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_SOAK_SECONDS="$(FLAME_SOAK_SECONDS)" \
 	    hack/e2e.sh all test_soak.py test_chaos.py test_link_cuts.py $(E2E_ARGS)
+	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_UNIT_STARTS=1000 hack/e2e.sh all test_units.py -k many_starts
 
 .PHONY: test
 test: ## Run every check and every test, as CI does

@@ -21,7 +21,7 @@ NOT_FLAME = {
     "/etc/group-": "the same",
     "/etc/shadow-": "the same",
     "/etc/gshadow-": "the same",
-    "/run/systemd/units/invocation:polkit.service": "D-Bus starts polkit when it is first asked, and it stays",
+    "/run/systemd/units/invocation:polkit.service": "D-Bus starts polkit when it is first asked; it stays",
     "/run/systemd/dynamic-uid": "systemd makes it at the first DynamicUser= of a boot and keeps it",
 }
 

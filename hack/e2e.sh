@@ -24,7 +24,7 @@ case $what in
                 die "the tests on systemd nodes need root: run 'make e2e' as root, or install and allow sudo;" \
                     "'make e2e-local' runs those that do not need it"
             fi
-            as_root=(sudo "--preserve-env=PATH,HOME,CI,FLAME_BIN_DIR,FLAME_NODE_SITE,FLAME_TEST_CACHE,FLAME_E2E_PREFIX,FLAME_SOAK_SECONDS,FLAME_CHAOS_SEED")
+            as_root=(sudo "--preserve-env=PATH,HOME,CI,FLAME_BIN_DIR,FLAME_NODE_SITE,FLAME_TEST_CACHE,FLAME_E2E_PREFIX,FLAME_SOAK_SECONDS,FLAME_CHAOS_SEED,FLAME_UNIT_STARTS")
         fi
         FLAME_NODE_SITE=$("$FLAME_ROOT/hack/python-env.sh" site)
         export FLAME_NODE_SITE

@@ -469,12 +469,13 @@ fn moment(time: i64) -> String {
 
 /// The unit that this process runs in, by the text of `/proc/self/cgroup`.
 pub(super) fn own_unit(cgroups: &str) -> Option<String> {
-    let path = cgroups.lines().find_map(|line| {
+    // Where both versions of cgroups are there, systemd may use either.
+    let paths = cgroups.lines().filter_map(|line| {
         line.strip_prefix("0::")
             .or_else(|| line.split_once(":name=systemd:").map(|(_, path)| path))
-    })?;
-    let unit = path.rsplit('/').find(|part| part.ends_with(".service"))?;
-    Some(unit.to_owned())
+    });
+    let mut units = paths.filter_map(|path| path.rsplit('/').find(|part| part.ends_with(".service")));
+    units.next().map(str::to_owned)
 }
 
 /// An entry of the journal, as far as it matters.

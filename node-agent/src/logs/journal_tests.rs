@@ -283,6 +283,14 @@ fn the_own_unit_is_the_innermost_service() {
             "2:cpu:/x.service\n1:name=systemd:/flame.slice/flame-node-agent@n2.service\n",
             Some("flame-node-agent@n2.service"),
         ),
+        (
+            "1:name=systemd:/flame.slice/flame-node-agent.service\n0::/\n",
+            Some("flame-node-agent.service"),
+        ),
+        (
+            "0::/\n1:name=systemd:/flame.slice/flame-node-agent.service\n",
+            Some("flame-node-agent.service"),
+        ),
         ("0::/user.slice/session-1.scope\n", None),
         ("", None),
     ] {
