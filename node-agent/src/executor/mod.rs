@@ -42,8 +42,8 @@ pub const GRACE: Duration = Duration::from_secs(5);
 /// How long the end of a killed process is awaited; the kernel may hold it in a disk wait.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// After a broken connection: how long to see whether the process has died. The kernel closes
-/// the socket shortly before it reports the end.
-const DEATH_LIMIT: Duration = Duration::from_secs(1);
+/// the socket shortly before it reports the end, and a busy systemd tells of it a moment later.
+const DEATH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What all executors of this agent share.
 pub struct Host {
