@@ -82,6 +82,15 @@ impl Control for Remembering {
     async fn forget_node(&self, _: Request<v1::NodeRequest>) -> Result<Response<v1::Empty>, Status> {
         Err(Status::internal("clients do not ask for that"))
     }
+
+    type ReadLogsStream = futures::stream::Empty<Result<v1::LogLines, Status>>;
+
+    async fn read_logs(
+        &self,
+        _: Request<v1::ReadLogsRequest>,
+    ) -> Result<Response<Self::ReadLogsStream>, Status> {
+        Err(Status::internal("clients do not ask for that"))
+    }
 }
 
 async fn connect(fake: &Fake) -> Client {
