@@ -30,6 +30,9 @@ const TOGETHER: Duration = Duration::from_millis(20);
 /// Lines of priority warning are those of standard error, see `runtime/systemd/inside/stream.rs`.
 const STANDARD_ERROR: &str = "4";
 
+/// The id of this machine.
+const MACHINE_ID: &str = "/etc/machine-id";
+
 /// Whose lines.
 pub(super) enum Whose {
     /// Of a session's executors.
@@ -243,7 +246,9 @@ impl Journal {
             "--output-fields=MESSAGE,PRIORITY,_SYSTEMD_INVOCATION_ID",
         ]);
         if follow {
-            command.args(["--follow", "--no-tail"]);
+            // Without --merge it follows only the boot that /proc names, which in a container is not the
+            // one that journald writes down.
+            command.args(["--follow", "--no-tail", "--merge"]);
         }
         match (&self.cursor, self.wanted.lines) {
             (Some(cursor), _) => {
@@ -276,6 +281,10 @@ impl Journal {
             }
             Whose::Unit(unit) => {
                 command.arg(format!("_SYSTEMD_UNIT={unit}"));
+                // A machine may keep the journals of others, too.
+                if let Ok(machine) = std::fs::read_to_string(MACHINE_ID) {
+                    command.arg(format!("_MACHINE_ID={}", machine.trim()));
+                }
             }
         }
         let mut child = command
