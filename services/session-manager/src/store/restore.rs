@@ -174,6 +174,11 @@ fn prepare(copy: &Path, backup: &Path, present: u32) -> Result<Restored, Restore
             [next],
         )
         .map_err(unreadable)?;
+    // Which machine has which name is not for the past to say: a backup may be restored where others
+    // have the names. Each node has the name with which it comes first.
+    connection
+        .execute("DELETE FROM identities", [])
+        .map_err(unreadable)?;
     let vacuum: u32 = connection
         .pragma_query_value(None, "auto_vacuum", |row| row.get(0))
         .map_err(unreadable)?;

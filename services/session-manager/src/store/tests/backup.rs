@@ -30,7 +30,6 @@ impl Place {
         sqlite(&self.directory)
     }
 
-    /// Backs up `store` to the file `name`.
     /// A store with a session.
     fn begun(&self) -> Box<dyn Store> {
         let mut store = self.open();
@@ -41,6 +40,7 @@ impl Place {
         store
     }
 
+    /// Backs up `store` to the file `name`.
     fn backup(&self, store: &dyn Store, name: &str) -> PathBuf {
         let mut backup = store.upkeep().expect("opens").backup().expect("copied");
         let mut bytes = Vec::new();
@@ -164,6 +164,23 @@ fn a_restored_state_is_that_of_the_backup_and_the_former_one_is_kept() {
         .query_row("SELECT count(*) FROM tasks", [], |row| row.get(0))
         .expect("counted");
     assert_eq!(count, 5);
+}
+
+#[test]
+fn names_of_nodes_are_free_after_a_restore() {
+    let place = Place::new();
+    let mut store = place.begun();
+    let identity = NodeIdentity {
+        node: NodeName::new("n").expect("valid"),
+        id: "1".to_owned(),
+        hostname: "h".to_owned(),
+    };
+    store.commit(&[Record::NodeIdentified(identity)]).expect("stored");
+    let backup = place.backup(store.as_ref(), "backup");
+    drop(store);
+    place.restore(&backup).expect("restored");
+    let loaded = place.open().load().expect("loads");
+    assert_eq!((loaded.identities, loaded.sessions.len()), (Vec::new(), 1));
 }
 
 #[test]
