@@ -145,7 +145,8 @@ def test_a_service_with_streams_goes_on(machine, broken):
 
 
 def test_restarts_under_full_load_lose_nothing(machine):
-    tasks = 100_000
+    # So many that there is work until after the last one.
+    tasks = 400_000
     flmping = ["/opt/flame-bin/flmping", "-p", "-t", str(tasks), "--output", "json"]
     client = machine.node.background(flmping, env={"FLAME_ENDPOINT": machine.endpoint})
     for broken in (kill, restart, kill):
