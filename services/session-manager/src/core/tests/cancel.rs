@@ -78,11 +78,7 @@ fn a_task_that_waits_is_cancelled_and_nobody_notices() {
 
 #[test]
 fn a_task_that_runs_ends_at_once_and_its_process_with_it() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 2);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 2);
     let (executor, task) = bed.handed[0].clone();
     assert_eq!(bed.cancel(task.task_id), Ok(Cancel::Changed));
     assert_eq!(bed.ended.len(), 1, "before the agent has said anything");
@@ -200,11 +196,7 @@ fn only_the_answer_to_the_own_recall_counts() {
 
 #[test]
 fn all_tasks_of_a_session_are_cancelled_and_it_goes_on() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 2);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 5);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(2, 5);
     assert_eq!(
         bed.run(|core, now, fx| core.cancel_tasks("s", NOBODY, now, fx)),
         Ok(5)
@@ -242,11 +234,7 @@ fn a_session_is_closed_although_tasks_run() {
 /// The order to end a process was lost with a link.
 #[test]
 fn a_process_is_ended_when_its_node_comes_back() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 1);
     let (executor, task) = bed.handed.remove(0);
     bed.run(|core, _, fx| core.node_disconnected(link, fx));
     bed.cancel(1).expect("cancelled");

@@ -180,11 +180,7 @@ fn requeues_are_counted_by_their_reason() {
         }),
     ];
     for (reason, step) in ways {
-        let mut bed = Bed::new();
-        let link = bed.node("n", 1);
-        bed.session("s", spec("app"));
-        bed.tasks("s", 1);
-        bed.bind_all(link);
+        let (mut bed, link) = bound(1, 1);
         let executor = bed.handed[0].0.clone();
         step(&mut bed, link, &executor);
         let counters = bed.core.census(bed.now).counters;
@@ -197,11 +193,7 @@ fn requeues_are_counted_by_their_reason() {
 
 #[test]
 fn the_life_of_a_session_and_its_executor_is_told_with_all_names() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 1);
     let bound = bed.notices.last().cloned().expect("a line");
     assert_eq!(bound.event, Some(LifecycleEvent::ExecutorBound));
     assert_eq!(
@@ -230,11 +222,7 @@ fn the_life_of_a_session_and_its_executor_is_told_with_all_names() {
 
 #[test]
 fn deaths_name_the_task_that_ran() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 1);
     let executor = bed.handed[0].0.clone();
     bed.update(link, &executor, ExecutorPhase::Died, "killed by signal 9");
     let died: Vec<_> = bed

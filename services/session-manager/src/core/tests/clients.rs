@@ -120,11 +120,7 @@ fn a_closed_session_is_not_open() {
 
 #[test]
 fn a_session_with_running_tasks_is_not_closed() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 2);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 2);
     let refused = bed
         .run(|core, now, fx| core.close_session("s", now, fx))
         .expect_err("a task runs");
@@ -141,11 +137,7 @@ fn a_session_with_running_tasks_is_not_closed() {
 
 #[test]
 fn tasks_are_numbered_from_one_and_counted() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 3);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 3);
     let (executor, task) = bed.handed.remove(0);
     bed.results(link, vec![Bed::done(&executor, &task, 3)]);
     assert_eq!(bed.acks, [7]);

@@ -27,11 +27,7 @@ impl Bed {
 
 #[test]
 fn a_cordoned_node_goes_on_and_gets_no_new_executors() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 2);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(2, 1);
     bed.cordon("n", false);
     bed.tasks("s", 3);
     assert_eq!(bed.started.len(), 1);
@@ -56,11 +52,7 @@ fn a_cordoned_node_goes_on_and_gets_no_new_executors() {
 
 #[test]
 fn a_drained_node_ends_what_it_runs() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 3);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 2);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(3, 2);
     bed.session(
         "idle",
         SessionSpec {
@@ -86,11 +78,7 @@ fn a_drained_node_ends_what_it_runs() {
 
 #[test]
 fn a_cordon_outlives_agents_and_session_managers() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 2);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, _) = bound(2, 1);
     bed.cordon("n", true);
     bed.started.clear();
     bed.handed.clear();
@@ -117,11 +105,7 @@ fn a_cordon_outlives_agents_and_session_managers() {
 
 #[test]
 fn only_what_is_not_connected_is_forgotten() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 1);
     assert!(matches!(bed.forget("n"), Err(CoreError::Precondition(_))));
     bed.cordon("n", false);
     bed.run(|core, _, fx| core.node_disconnected(link, fx));

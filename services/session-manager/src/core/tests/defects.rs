@@ -5,7 +5,6 @@ use flame_rpc::node::Heartbeat;
 
 use super::*;
 use crate::core::model::{LOST_AFTER, SUSPECT_AFTER};
-use crate::store::StoredSession;
 
 /// Longer than an executor has to be idle before another session may have its place.
 const MOMENT: Duration = Duration::from_millis(20);
@@ -85,25 +84,7 @@ fn defect_16_a_result_from_before_a_restart_does_not_count_after_a_new_attempt()
     old.bind_all(1);
     let (executor, task) = old.handed.remove(0);
     let late = old.running(&executor, std::slice::from_ref(&task));
-    let session = old.core.sessions.values().next().expect("there");
-    let snapshot = Snapshot {
-        generation: 2,
-        applications: old.core.applications.values().cloned().collect(),
-        sessions: vec![StoredSession {
-            row: session.row.clone(),
-            common_data_in_store: false,
-            events: Vec::new(),
-            last_task: 1,
-            open: session.live_row(1).into_iter().collect(),
-            succeeded: 0,
-            failed: 0,
-            cancelled: 0,
-            requests: Vec::new(),
-        }],
-        ..Snapshot::default()
-    };
-
-    let mut bed = Bed::with(config(), snapshot);
+    let mut bed = Bed::with(config(), old.stored(1));
     // The node of the first attempt cannot be reached, so another one gets the task.
     let other = bed.node("other", 1);
     bed.bind_all(other);

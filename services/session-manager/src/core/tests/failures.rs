@@ -3,16 +3,6 @@
 use flame_rpc::node::{Draining, Heartbeat, Leave};
 
 use super::*;
-use crate::store::StoredSession;
-
-fn bound(cpu: u64, tasks: usize) -> (Bed, LinkId) {
-    let mut bed = Bed::new();
-    let link = bed.node("n", cpu);
-    bed.session("s", spec("app"));
-    bed.tasks("s", tasks);
-    bed.bind_all(link);
-    (bed, link)
-}
 
 /// Defect 16: a late result of an old attempt overwrote a newer one.
 #[test]
@@ -259,25 +249,7 @@ fn a_node_that_is_stopping_gets_nothing_new_and_finishes_what_it_has() {
 #[test]
 fn a_new_manager_adopts_what_runs_and_releases_what_nobody_wants() {
     let (mut old, _) = bound(2, 3);
-    let session = old.core.sessions.values().next().expect("there");
-    let stored = StoredSession {
-        row: session.row.clone(),
-        common_data_in_store: false,
-        events: Vec::new(),
-        last_task: 3,
-        open: (1..=3).filter_map(|id| session.live_row(id)).collect(),
-        succeeded: 0,
-        failed: 0,
-        cancelled: 0,
-        requests: Vec::new(),
-    };
-    let applications = old.core.applications.values().cloned().collect();
-    let snapshot = Snapshot {
-        generation: 2,
-        applications,
-        sessions: vec![stored],
-        ..Snapshot::default()
-    };
+    let snapshot = old.stored(3);
     let (executor, task) = old.handed.remove(0);
     let mut stranger = old.running(&executor, &[]);
     (stranger.executor_id, stranger.session_id) = ("e1-77".to_owned(), "gone".to_owned());
@@ -334,11 +306,7 @@ fn an_executor_that_is_kept_does_not_keep_the_core_awake() {
 /// Found by the simulation: the task waited there until the node was lost.
 #[test]
 fn nothing_is_handed_out_that_cannot_be_sent() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(1, 1);
     bed.finish_handed(link);
     bed.run(|core, _, fx| core.node_disconnected(link, fx));
     bed.tasks("s", 1);
@@ -371,11 +339,7 @@ fn a_lost_node_has_to_say_what_it_runs_before_it_counts_again() {
 /// Found by the simulation: an agent that connects again tells of the same death once more.
 #[test]
 fn a_death_that_is_told_twice_counts_once() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, _) = bound(1, 1);
     let (executor, task) = bed.handed[0].clone();
     let running = bed.running(&executor, std::slice::from_ref(&task));
     for _ in 0..4 {
@@ -418,52 +382,11 @@ fn a_result_for_a_deleted_session_is_not_taken_by_another_of_the_same_id() {
         .expect("deleted");
     bed.session("s", spec("app"));
     bed.tasks("s", 1);
-    let stored = StoredSession {
-        row: bed.core.sessions[&2].row.clone(),
-        common_data_in_store: false,
-        events: Vec::new(),
-        last_task: 1,
-        open: bed.core.live_row((2, 1)).into_iter().collect(),
-        succeeded: 0,
-        failed: 0,
-        cancelled: 0,
-        requests: Vec::new(),
-    };
-    let snapshot = Snapshot {
-        generation: 2,
-        applications: bed.core.applications.values().cloned().collect(),
-        sessions: vec![stored],
-        ..Snapshot::default()
-    };
-    let mut bed = Bed::with(config(), snapshot);
+    let mut bed = Bed::with(config(), bed.stored(1));
     let link = bed.connect("n1", 1, vec![late]);
     assert_eq!(bed.releasing, [executor.as_str()], "it belongs to nobody");
     bed.results(link, vec![Bed::done(&executor, &task, 0)]);
     assert!(bed.ended.is_empty(), "{:?}", bed.ended);
-}
-
-/// What a new session manager finds of session "s" in `bed`, with its tasks up to `last_task`.
-fn restarted(bed: &Bed, last_task: TaskId) -> Bed {
-    let stored = StoredSession {
-        row: bed.core.sessions[&1].row.clone(),
-        common_data_in_store: false,
-        events: Vec::new(),
-        last_task,
-        open: (1..=last_task)
-            .filter_map(|id| bed.core.live_row((1, id)))
-            .collect(),
-        succeeded: 0,
-        failed: 0,
-        cancelled: 0,
-        requests: Vec::new(),
-    };
-    let snapshot = Snapshot {
-        generation: 2,
-        applications: bed.core.applications.values().cloned().collect(),
-        sessions: vec![stored],
-        ..Snapshot::default()
-    };
-    Bed::with(config(), snapshot)
 }
 
 /// Found by the simulation: the task was created, handed out, and lost before it was stored.
@@ -471,7 +394,7 @@ fn restarted(bed: &Bed, last_task: TaskId) -> Bed {
 fn a_result_of_a_task_that_was_never_stored_is_not_that_of_the_next_with_its_number() {
     let (old, _) = bound(2, 2);
     let (executor, lost) = old.handed[1].clone();
-    let mut bed = restarted(&old, 1);
+    let mut bed = Bed::with(config(), old.stored(1));
     bed.tasks("s", 1);
     let link = bed.connect("n", 1, vec![old.running(&executor, std::slice::from_ref(&lost))]);
     bed.results(link, vec![Bed::done(&executor, &lost, 0)]);
@@ -492,7 +415,7 @@ fn an_adopted_executor_counts_for_the_limit_of_its_session() {
     old.tasks("s", 2);
     old.bind_all(link);
     let (executor, task) = old.handed[0].clone();
-    let mut bed = restarted(&old, 2);
+    let mut bed = Bed::with(config(), old.stored(2));
     bed.node("other", 1);
     assert_eq!(bed.started.len(), 1);
     bed.connect("n", 1, vec![old.running(&executor, std::slice::from_ref(&task))]);

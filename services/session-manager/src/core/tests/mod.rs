@@ -28,7 +28,7 @@ use flame_rpc::node::{
 use flame_rpc::v1::{ApplicationSpec, SessionSpec};
 
 use super::*;
-use crate::store::Record;
+use crate::store::{Record, StoredSession};
 
 pub(super) struct Bed {
     pub(super) core: Core,
@@ -99,6 +99,16 @@ pub(super) fn config() -> CoreConfig {
     }
 }
 
+/// A node "n" with so many processors, and session "s" with so many tasks, whose executors are bound.
+fn bound(cpu: u64, tasks: usize) -> (Bed, LinkId) {
+    let mut bed = Bed::new();
+    let link = bed.node("n", cpu);
+    bed.session("s", spec("app"));
+    bed.tasks("s", tasks);
+    bed.bind_all(link);
+    (bed, link)
+}
+
 impl Bed {
     pub(super) fn new() -> Self {
         Self::with(
@@ -108,6 +118,28 @@ impl Bed {
                 ..Snapshot::default()
             },
         )
+    }
+
+    /// What the next session manager finds in the store: all sessions with their tasks up to
+    /// `last_task`, of which none has ended.
+    fn stored(&self, last_task: TaskId) -> Snapshot {
+        let stored = |session: &Session| StoredSession {
+            row: session.row.clone(),
+            common_data_in_store: false,
+            events: Vec::new(),
+            last_task,
+            open: (1..=last_task).filter_map(|id| session.live_row(id)).collect(),
+            succeeded: 0,
+            failed: 0,
+            cancelled: 0,
+            requests: Vec::new(),
+        };
+        Snapshot {
+            generation: 2,
+            applications: self.core.applications.values().cloned().collect(),
+            sessions: self.core.sessions.values().map(stored).collect(),
+            ..Snapshot::default()
+        }
     }
 
     pub(super) fn with(config: CoreConfig, snapshot: Snapshot) -> Self {

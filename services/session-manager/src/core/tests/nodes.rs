@@ -49,11 +49,7 @@ fn a_session_that_waits_for_a_label_runs_when_a_node_registers_with_it() {
 /// Defect 41. Nothing is handled for two minutes, and heartbeats come all the time.
 #[test]
 fn a_node_whose_heartbeats_wait_to_be_handled_is_not_silent() {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 1);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 1);
-    bed.bind_all(link);
+    let (mut bed, _) = bound(1, 1);
     let handed = bed.handed.clone();
     for _ in 0..24 {
         bed.now.mono += Duration::from_secs(5);

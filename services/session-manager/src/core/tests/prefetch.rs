@@ -6,11 +6,7 @@ use super::*;
 
 /// A session with two executors that has learned how long its tasks take.
 fn warm(tasks: usize, task_time: Duration) -> (Bed, LinkId) {
-    let mut bed = Bed::new();
-    let link = bed.node("n", 2);
-    bed.session("s", spec("app"));
-    bed.tasks("s", 2);
-    bed.bind_all(link);
+    let (mut bed, link) = bound(2, 2);
     for (executor, task) in std::mem::take(&mut bed.handed) {
         let micros = u64::try_from(task_time.as_micros()).expect("short");
         bed.results(

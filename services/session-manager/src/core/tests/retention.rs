@@ -5,7 +5,6 @@ use flame_core::config::cluster::Retention;
 
 use super::*;
 use crate::core::retention::CLOSED_EVENTS;
-use crate::store::StoredSession;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -197,24 +196,13 @@ fn a_restart_knows_which_sessions_are_closed() {
         closed_session(&mut old, id);
     }
     old.session("open", spec("app"));
-    let stored = |session: &Session| StoredSession {
-        row: session.row.clone(),
-        common_data_in_store: session.row.key == 2,
-        events: Vec::new(),
-        last_task: 0,
-        open: Vec::new(),
-        succeeded: 0,
-        failed: 0,
-        cancelled: 0,
-        requests: Vec::new(),
-    };
-    let snapshot = Snapshot {
-        generation: 2,
+    let mut snapshot = Snapshot {
         last_session: 7,
-        applications: old.core.applications.values().cloned().collect(),
-        sessions: old.core.sessions.values().map(stored).collect(),
-        ..Snapshot::default()
+        ..old.stored(0)
     };
+    for session in &mut snapshot.sessions {
+        session.common_data_in_store = session.row.key == 2;
+    }
     let mut limited = config();
     limited.limits.max_sessions = Some(1);
     let mut bed = Bed::with(limited, snapshot);
@@ -231,23 +219,10 @@ fn executors_of_the_state_before_a_restore_are_released() {
     let mut old = kept_for(Retention::default(), None);
     old.session("s", spec("app"));
     old.tasks("s", 1);
-    let stored = StoredSession {
-        row: old.core.sessions[&1].row.clone(),
-        common_data_in_store: false,
-        events: Vec::new(),
-        last_task: 1,
-        open: old.core.live_row((1, 1)).into_iter().collect(),
-        succeeded: 0,
-        failed: 0,
-        cancelled: 0,
-        requests: Vec::new(),
-    };
     let snapshot = Snapshot {
         generation: 9,
         restored_generation: 7,
-        applications: old.core.applications.values().cloned().collect(),
-        sessions: vec![stored],
-        ..Snapshot::default()
+        ..old.stored(1)
     };
     let mut bed = Bed::with(config(), snapshot);
     let reported = |id: &str, tasks| node::RunningExecutor {
