@@ -1,5 +1,6 @@
 """Fixtures of the end-to-end tests, and what a failed test shows of the machines it ran on."""
 
+import contextlib
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "hack")]
 
 from cluster import LocalCluster, bin_dir  # noqa: E402
+from fleet import Fleet  # noqa: E402
 from machine import BIN, SITE, Machine  # noqa: E402
 from testbed import TestBed, cache_dir  # noqa: E402
 from testbed.command import run  # noqa: E402
@@ -78,6 +80,47 @@ def local_cluster(places):
     finally:
         places.remove(cluster)
         cluster.down()
+
+
+@pytest.fixture(scope="module")
+def make_module_fleet(places):
+    """As make_fleet, for fleets that the tests of one module share."""
+    with _fleets(places) as make:
+        yield make
+
+
+@pytest.fixture
+def make_fleet(places):
+    """Makes fleets that are not up yet, and ends them."""
+    with _fleets(places) as make:
+        yield make
+
+
+@contextlib.contextmanager
+def _fleets(places):
+    with contextlib.ExitStack() as stack:
+
+        def make(nodes, configuration=""):
+            fleet = Fleet(nodes, configuration)
+            stack.callback(fleet.down)
+            places.append(fleet.cluster)
+            stack.callback(places.remove, fleet.cluster)
+            return fleet
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def published_client(local_cluster):
+    """Makes flamepy's own connection, the way a user does: by FLAME_ENDPOINT."""
+    from flamepy.core.client import ConnectionInstance
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAME_ENDPOINT", local_cluster.endpoint)
+        patch.setattr(ConnectionInstance, "_connection", None)
+        yield
+        if ConnectionInstance._connection is not None:
+            ConnectionInstance._connection.close()
 
 
 def _running_cluster(prefix):

@@ -14,7 +14,6 @@ import time
 
 import pytest
 from chaos import Chaos
-from fleet import Fleet
 from load import REST_SECONDS, assert_all_was_well, load
 from testbed import wait_until
 
@@ -44,23 +43,6 @@ def seed():
     return int(os.environ.get("FLAME_CHAOS_SEED", random.randrange(1 << 32)))
 
 
-@pytest.fixture
-def make_fleet(places):
-    """Starts three agents and their session manager."""
-    made = []
-
-    def make(configuration):
-        fleet = Fleet(NODES, configuration)
-        made.append(fleet)
-        places.append(fleet.cluster)
-        return fleet.up()
-
-    yield make
-    for fleet in made:
-        places.remove(fleet.cluster)
-        fleet.down()
-
-
 def books(cluster):
     """What the session manager says about its sessions."""
     found = cluster.flmctl("list", "sessions")
@@ -88,7 +70,7 @@ def alarms(cluster):
 
 
 def test_every_acknowledged_task_ends_once_with_its_output(make_fleet, seed, capsys):
-    fleet = make_fleet(PATIENT)
+    fleet = make_fleet(NODES, PATIENT).up()
     cluster = fleet.cluster
     chaos = Chaos(fleet, seed)
     with contextlib.ExitStack() as running:
@@ -148,7 +130,7 @@ def tries_of(session, folder):
 
 def test_a_task_that_kills_its_service_fails_although_daemons_die(make_fleet, seed, tmp_path, capsys):
     seconds = min(SECONDS, 5)
-    fleet = make_fleet("")
+    fleet = make_fleet(NODES).up()
     cluster = fleet.cluster
     sessions = [
         cluster.tool("flmctl", "create", "session", "-a", "flmexec").stdout.split()[0] for _ in "abcd"

@@ -1,12 +1,9 @@
 """Who gets the executors of a real cluster: equal sessions halves, a higher priority all, nobody nothing."""
 
-import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-import pytest
-from fleet import Fleet
 from load import assert_all_was_well, load
 from testbed import wait_until
 
@@ -14,21 +11,6 @@ SLOTS = 4
 # What it takes to end one service and to start another, on a machine that has other things to do.
 SWITCH_SECONDS = 0.25
 READY_SECONDS = 20
-
-
-@pytest.fixture
-def make_cluster(places):
-    """Starts a cluster with one node."""
-    with contextlib.ExitStack() as stack:
-
-        def make(resources):
-            fleet = Fleet({"node1": resources})
-            stack.callback(fleet.down)
-            places.append(fleet.cluster)
-            stack.callback(places.remove, fleet.cluster)
-            return fleet.up().cluster
-
-        yield make
 
 
 def holders(cluster):
@@ -64,8 +46,8 @@ def add(cluster, session, milliseconds, *words):
     return cluster.tool("flmctl", "create", "task", "-s", session, "--text", text, *words)
 
 
-def test_two_equal_sessions_get_half_each(make_cluster, capsys):
-    cluster = make_cluster(f"cpu={SLOTS},mem=8g")
+def test_two_equal_sessions_get_half_each(make_fleet, capsys):
+    cluster = make_fleet({"node1": f"cpu={SLOTS},mem=8g"}).up().cluster
     window = 5
     # More tasks than executors at any time. The second one comes when the first one holds everything.
     endless = ("--sessions", 1, "--work", 20, "--batch", 20, "--window", 200)
@@ -86,8 +68,8 @@ def test_two_equal_sessions_get_half_each(make_cluster, capsys):
     assert sum(done.values()) > window * SLOTS / 0.020 / 2, "the executors were at work"
 
 
-def test_a_higher_priority_gets_all_within_a_task(make_cluster, capsys):
-    cluster = make_cluster(f"cpu={SLOTS},mem=8g")
+def test_a_higher_priority_gets_all_within_a_task(make_fleet, capsys):
+    cluster = make_fleet({"node1": f"cpu={SLOTS},mem=8g"}).up().cluster
     milliseconds, tasks = 600, 20
     length = milliseconds / 1000
     low = "low"
@@ -118,8 +100,8 @@ def test_a_higher_priority_gets_all_within_a_task(make_cluster, capsys):
     cluster.tool("flmctl", "close", "--cancel-running", "-s", low)
 
 
-def test_idle_executors_of_two_sessions_do_not_starve_a_third(make_cluster, capsys):
-    cluster = make_cluster("cpu=2,mem=4g")
+def test_idle_executors_of_two_sessions_do_not_starve_a_third(make_fleet, capsys):
+    cluster = make_fleet({"node1": "cpu=2,mem=4g"}).up().cluster
     sessions = [create(cluster, "--resreq", "cpu=1,mem=1g") for _ in range(3)]
     longest, most = 0, 0
     # Each time the one whose turn it is has no executor, and the others keep theirs for a minute.

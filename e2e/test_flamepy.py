@@ -11,11 +11,12 @@ from pathlib import Path
 
 import flamepy
 import pytest
-from flamepy.core.client import ConnectionInstance
 from flamepy.core.types import SessionAttributes, short_name
 from flamepy.service import Session as ServiceSession
 from machine import SITE
 from testbed import wait_until
+
+pytestmark = pytest.mark.usefixtures("published_client")
 
 SERVICES = Path(__file__).resolve().parent / "services"
 PING = b'{"duration": null, "memory": null}'
@@ -24,17 +25,6 @@ FAILED = 3
 BIND_FAILED = 1001
 RETRIES_SPENT = 1002
 BUILT_IN = {"flmping", "flmexec", "flmrun"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def connected(local_cluster):
-    """Makes flamepy's own connection, the way a user does: by FLAME_ENDPOINT."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLAME_ENDPOINT", local_cluster.endpoint)
-        patch.setattr(ConnectionInstance, "_connection", None)
-        yield
-        if ConnectionInstance._connection is not None:
-            ConnectionInstance._connection.close()
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import threading
 import time
 
 import pytest
-from fleet import Fleet
 from testbed import wait_until
 
 SECONDS = 60
@@ -16,15 +15,9 @@ FLOOD_MIB = 100
 
 
 @pytest.fixture(scope="module")
-def fleet(places):
+def fleet(make_module_fleet):
     """A manager and two nodes with room for one executor each."""
-    made = Fleet({"n1": "cpu=1,mem=1g", "n2": "cpu=1,mem=1g"})
-    places.append(made.cluster)
-    try:
-        yield made.up()
-    finally:
-        places.remove(made.cluster)
-        made.down()
+    return make_module_fleet({"n1": "cpu=1,mem=1g", "n2": "cpu=1,mem=1g"}).up()
 
 
 @pytest.fixture(scope="module")
@@ -188,19 +181,8 @@ def test_a_log_is_followed_over_the_loss_of_a_node_until_the_session_is_closed(f
         assert follower.ended() == 0
 
 
-@pytest.fixture
-def one_node(places):
-    """A cluster with one node, which has room for two executors."""
-    made = Fleet({"n1": "cpu=2,mem=1g"})
-    places.append(made.cluster)
-    try:
-        yield made.up()
-    finally:
-        places.remove(made.cluster)
-        made.down()
-
-
-def test_a_flood_of_lines_delays_no_task_even_if_nobody_reads_it(one_node):
+def test_a_flood_of_lines_delays_no_task_even_if_nobody_reads_it(make_fleet):
+    one_node = make_fleet({"n1": "cpu=2,mem=1g"}).up()
     cluster = one_node.cluster
     session, other = create(cluster, "--max-instances", "1"), create(cluster, "--max-instances", "1")
     line = "x" * 99

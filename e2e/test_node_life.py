@@ -5,9 +5,7 @@ import json
 import shutil
 
 import pytest
-from cluster import METRICS_DISTANCE
-from fleet import Fleet
-from metrics import Totals
+from pings import create_tasks, losses, session, states, wait_done
 from supervisor import AGENT, Daemon
 from testbed import wait_until
 
@@ -15,23 +13,6 @@ CONFIGURATION = 78
 END_SECONDS = 30
 DONE_SECONDS = 60
 IDLE = "2s"
-# Reasons for which tasks are given to others because something happened to their node.
-LOSSES = ("node_lost", "node_left", "agent_restarted", "link_lost")
-
-
-@pytest.fixture
-def make_fleet(places):
-    """Makes clusters that are not up yet."""
-    with contextlib.ExitStack() as stack:
-
-        def make(nodes):
-            fleet = Fleet(nodes)
-            stack.callback(fleet.down)
-            places.append(fleet.cluster)
-            stack.callback(places.remove, fleet.cluster)
-            return fleet
-
-        yield make
 
 
 class Elsewhere(Daemon):
@@ -80,35 +61,6 @@ def phases(fleet):
     return {node["name"]: node["phase"] for node in fleet.nodes()}
 
 
-def session(cluster, *words):
-    """A new session of flmping."""
-    return cluster.tool("flmctl", "create", "session", "-a", "flmping", *words).stdout.split()[0]
-
-
-def create_tasks(cluster, of, count, milliseconds):
-    """Gives a session tasks that take so long."""
-    text = f'{{"duration": {milliseconds}, "memory": null}}'
-    for _ in range(count):
-        cluster.tool("flmctl", "create", "task", "-s", of, "--text", text)
-
-
-def states(cluster, of):
-    """The states of a session's tasks."""
-    return [task["state"] for task in cluster.flmctl("list", "tasks", "-s", of)]
-
-
-def wait_done(cluster, of, count):
-    """Waits until all tasks of a session succeeded."""
-    wait_until(lambda: states(cluster, of) == ["Succeed"] * count, DONE_SECONDS, f"the tasks of {of} done")
-
-
-def requeued(cluster):
-    """Tasks that were given to others because something happened to their node."""
-    totals = Totals(cluster.port + METRICS_DISTANCE)
-    totals.look()
-    return sum(totals[f'flame_tasks_requeued_total{{reason="{why}"}}'] for why in LOSSES)
-
-
 def ended(daemon):
     """Waits until a daemon has ended by itself; its exit status."""
     return wait_until(
@@ -127,7 +79,7 @@ def test_another_machine_with_the_name_of_a_node_is_refused(make_fleet, elsewher
     assert ended(other) == CONFIGURATION
     assert "flmctl forget n1" in other.log()
     wait_done(cluster, work, 3)
-    assert requeued(cluster) == 0
+    assert sum(losses(cluster).values()) == 0
     # Also after a restart of the session manager, and while the first one is away.
     assert first.stop() == 0
     fleet.manager.kill()
@@ -162,7 +114,7 @@ def test_a_copy_of_a_machine_does_not_take_its_executors(make_fleet, elsewhere):
         lambda: "another agent with the name and the id" in copy.log(), END_SECONDS, "the copy is refused"
     )
     wait_done(cluster, work, 4)
-    assert requeued(cluster) == 0
+    assert sum(losses(cluster).values()) == 0
     assert copy.ended() is None, "it waits for its turn"
     assert first.stop() == 0
     wait_until(lambda: phases(fleet) == {"n1": "Ready"}, END_SECONDS, "the copy is n1")
@@ -201,7 +153,7 @@ def test_an_idle_agent_leaves_after_its_work(make_fleet, elsewhere):
     cluster.tool("flmctl", "close", "session", work)
     assert ended(guest) == 0
     assert phases(fleet) == {"n1": "Ready", "n2": "Left"}
-    assert requeued(cluster) == 0
+    assert sum(losses(cluster).values()) == 0
 
 
 def test_an_ephemeral_node_serves_one_session_and_is_forgotten(make_fleet, elsewhere):

@@ -5,10 +5,7 @@ import os
 import signal
 import time
 
-import pytest
-from cluster import METRICS_DISTANCE
-from fleet import Fleet
-from metrics import Totals
+from pings import counters, create_tasks, losses, session, states, wait_done
 from testbed import wait_until
 
 # A node is lost after 45 s of silence.
@@ -16,23 +13,6 @@ STANDSTILL_SECONDS = 60
 LOST_SECONDS = 70
 BACK_SECONDS = 30
 DONE_SECONDS = 60
-# Reasons for which tasks are given to others because something happened to their node.
-LOSSES = ("node_lost", "node_left", "agent_restarted", "link_lost")
-
-
-@pytest.fixture
-def make_fleet(places):
-    """Makes clusters that are not up yet."""
-    with contextlib.ExitStack() as stack:
-
-        def make(nodes):
-            fleet = Fleet(nodes)
-            stack.callback(fleet.down)
-            places.append(fleet.cluster)
-            stack.callback(places.remove, fleet.cluster)
-            return fleet
-
-        yield make
 
 
 @contextlib.contextmanager
@@ -43,42 +23,6 @@ def standing_still(pid):
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def session(cluster, *words):
-    """A new session of flmping."""
-    return cluster.tool("flmctl", "create", "session", "-a", "flmping", *words).stdout.split()[0]
-
-
-def create_tasks(cluster, of, count, milliseconds):
-    """Gives a session tasks that take so long."""
-    text = f'{{"duration": {milliseconds}, "memory": null}}'
-    for _ in range(count):
-        cluster.tool("flmctl", "create", "task", "-s", of, "--text", text)
-
-
-def states(cluster, of):
-    """The states of a session's tasks."""
-    return [task["state"] for task in cluster.flmctl("list", "tasks", "-s", of)]
-
-
-def wait_done(cluster, of, count):
-    """Waits until all tasks of a session succeeded."""
-    wait_until(lambda: states(cluster, of) == ["Succeed"] * count, DONE_SECONDS, f"the tasks of {of} done")
-
-
-def counters(cluster):
-    """The session manager's counters at this moment."""
-    totals = Totals(cluster.port + METRICS_DISTANCE)
-    totals.look()
-    return totals
-
-
-def losses(cluster):
-    """How many tasks were given to others because something happened to their node, by reason."""
-    seen = counters(cluster)
-    found = {why: seen[f'flame_tasks_requeued_total{{reason="{why}"}}'] for why in LOSSES}
-    return {why: count for why, count in found.items() if count}
 
 
 def test_sessions_run_on_nodes_with_their_labels(make_fleet):

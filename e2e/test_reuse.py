@@ -8,23 +8,13 @@ from pathlib import Path
 
 import flamepy
 import pytest
-from flamepy.core.client import ConnectionInstance
 from testbed import wait_until
+
+pytestmark = pytest.mark.usefixtures("published_client")
 
 SERVICES = Path(__file__).resolve().parent / "services"
 SECONDS = 60
 KINDS = pytest.mark.parametrize("service", ["python", "rust"])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def connected(local_cluster):
-    """Makes flamepy's own connection, the way a user does: by FLAME_ENDPOINT."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("FLAME_ENDPOINT", local_cluster.endpoint)
-        patch.setattr(ConnectionInstance, "_connection", None)
-        yield
-        if ConnectionInstance._connection is not None:
-            ConnectionInstance._connection.close()
 
 
 @pytest.fixture
