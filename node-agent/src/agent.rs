@@ -283,8 +283,13 @@ impl Agent {
             LinkEvent::Welcome(welcome) => self.on_welcome(&welcome),
             LinkEvent::Message(message) => self.on_message(*message),
             LinkEvent::Refused { reason, is_final } => {
-                if self.status.refused(&reason) != News::Nothing {
-                    tracing::error!(node = %self.identity.node, "the session manager refused this node: {reason}");
+                let node = &self.identity.node;
+                match (self.status.refused(&reason), is_final) {
+                    (News::Nothing, _) => {}
+                    (_, true) => tracing::error!(%node, "the session manager refused this node: {reason}"),
+                    (_, false) => {
+                        tracing::warn!(%node, "the session manager refuses this node for now: {reason}");
+                    }
                 }
                 self.heartbeat = None;
                 if is_final {

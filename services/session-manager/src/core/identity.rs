@@ -21,6 +21,9 @@ pub(super) const ALIVE_FOR: Duration = Duration::from_secs(12);
 /// When an agent may ask again that was refused because another one is there: often enough that
 /// one whose predecessor died without a word waits for little longer than [`ALIVE_FOR`].
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// The first time it may ask again much sooner: it may be the successor of an agent that was killed a
+/// moment ago, whose link is about to be seen to end.
+const ASK_SOON: Duration = Duration::from_millis(500);
 /// What is shown of an id: enough to tell two from each other.
 const ID_SHOWN: usize = 8;
 
@@ -68,7 +71,7 @@ impl Core {
     /// Whether the agent that says `hello` may have its name from now on. If not, it is told why, and
     /// its link ends; whoever had the name keeps it.
     pub(super) fn admit(&mut self, link: LinkId, hello: &NodeHello, now: Now, fx: &mut Effects) -> bool {
-        let Some(refusal) = self.objection(hello, now) else {
+        let Some(mut refusal) = self.objection(hello, now) else {
             self.identify(hello, fx);
             return true;
         };
@@ -77,6 +80,7 @@ impl Core {
             && node.refused.as_ref() != Some(&hello.agent_instance)
         {
             node.refused = Some(hello.agent_instance.clone());
+            refusal.retry_after_ms = refusal.retry_after_ms.min(milliseconds(ASK_SOON));
             fx.notice(
                 NoticeLevel::Warn,
                 format!("an agent was refused: {}", refusal.reason),
@@ -122,7 +126,7 @@ impl Core {
                 node.hello.hostname
             ),
             r#final: false,
-            retry_after_ms: u32::try_from(ASK_AGAIN.as_millis()).unwrap_or(u32::MAX),
+            retry_after_ms: milliseconds(ASK_AGAIN),
         })
     }
 
@@ -172,6 +176,10 @@ impl Core {
         }
         self.identities.unseen_until = Some(Duration::MAX);
     }
+}
+
+fn milliseconds(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
 }
 
 /// The beginning of an id.

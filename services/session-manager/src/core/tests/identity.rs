@@ -138,8 +138,17 @@ fn a_copy_of_a_machine_does_not_take_the_executors_of_the_first() {
         assert!(!hello(&mut bed, 2 + second, "a", "copy"), "second {second}");
         bed.now.mono += Duration::from_secs(1);
     }
+    let waits: Vec<_> = bed
+        .refusals
+        .iter()
+        .map(|refusal| refusal.retry_after_ms)
+        .collect();
+    assert!(
+        waits[0] > 0 && waits[1..].iter().all(|wait| *wait > waits[0]),
+        "{waits:?}"
+    );
     let refusal = bed.refusals.pop().expect("told why");
-    assert!(!refusal.r#final && refusal.retry_after_ms > 0);
+    assert!(!refusal.r#final);
     assert!(refusal.reason.contains("host-of-a"), "{}", refusal.reason);
     let lines = bed.notices.iter();
     let lines = lines.filter(|notice| notice.text.starts_with("an agent was refused"));
