@@ -47,7 +47,7 @@ def ensure_tree(say=print):
     if tree.is_dir():
         return tree
     trees.mkdir(parents=True, exist_ok=True)
-    with _locked(trees / "lock"):
+    with locked(trees / "lock"):
         if not tree.is_dir():
             say(f"making a Debian tree in {tree} (about a minute, once)")
             _build(tree)
@@ -55,26 +55,32 @@ def ensure_tree(say=print):
 
 
 @contextlib.contextmanager
-def _locked(path):
+def locked(path):
+    """Waits until no other process is in a block with this file."""
     with open(path, "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _build(tree):
+def debootstrap(root, packages):
+    """Makes a small Debian with these packages in the folder `root`, which is not there yet."""
     if shutil.which("mmdebstrap") is None:
         raise TreeError("mmdebstrap is not installed: run hack/setup.sh")
+    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(packages)}"]
+    command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
+    command += [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("man", "locale")]
+    result = run([*command, SUITE, root], check=False, timeout=BUILD_SECONDS)
+    if not result.ok:
+        raise TreeError(f"mmdebstrap failed; are Debian's package servers reachable?\n{result}")
+
+
+def _build(tree):
     for old in tree.parent.glob("tmp-*"):
         shutil.rmtree(old, ignore_errors=True)  # we hold the lock, so nobody is building there
     work = Path(tempfile.mkdtemp(prefix="tmp-", dir=tree.parent))
     work.chmod(0o755)
     try:
-        command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-        command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
-        command += [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("man", "locale")]
-        result = run([*command, SUITE, work / "root"], check=False, timeout=BUILD_SECONDS)
-        if not result.ok:
-            raise TreeError(f"mmdebstrap failed; are Debian's package servers reachable?\n{result}")
+        debootstrap(work / "root", PACKAGES)
         _settle(work / "root")
         os.rename(work / "root", tree)
     finally:

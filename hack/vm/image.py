@@ -1,7 +1,5 @@
 """The disk that the machine boots from: Debian and its cloud kernel, made once, kept outside the clone."""
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -12,7 +10,7 @@ from pathlib import Path
 from testbed import cache_dir
 from testbed.command import run
 from testbed.tree import PACKAGES as NODE_PACKAGES
-from testbed.tree import SUITE
+from testbed.tree import SUITE, debootstrap, locked
 
 HERE = Path(__file__).resolve().parent
 # The nodes of the test bed, and what boots a machine of its own.
@@ -43,7 +41,7 @@ def ensure_image(say=print):
     recipe = repr((SUITE, PACKAGES, UNIT.read_text(), RECIPE))
     folder = cache_dir() / "vm" / f"{SUITE}-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(folder.parent / "lock"):
+    with locked(folder.parent / "lock"):
         if not folder.is_dir():
             say(f"making a machine's disk in {folder} (two minutes, once)")
             _build(folder)
@@ -55,23 +53,15 @@ def make_disk(path, tree, size):
     run(["mke2fs", "-q", "-t", "ext4", "-d", tree, path, size], timeout=BUILD_SECONDS)
 
 
-@contextlib.contextmanager
-def _locked(path):
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _build(folder):
-    for tool in ("mmdebstrap", "mke2fs"):
-        if shutil.which(tool) is None:
-            raise ImageError(f"{tool} is not installed: run hack/setup.sh vm")
+    if shutil.which("mke2fs") is None:
+        raise ImageError("mke2fs is not installed: run hack/setup.sh vm")
     for old in folder.parent.glob("tmp-*"):
         shutil.rmtree(old, ignore_errors=True)  # we hold the lock, so nobody is building there
     work = Path(tempfile.mkdtemp(prefix="tmp-", dir=folder.parent))
     try:
         tree, made = work / "root", work / "made"
-        _install(tree)
+        debootstrap(tree, PACKAGES)
         made.mkdir()
         for name, file in (("vmlinuz", "vmlinuz-*"), ("initrd", "initrd.img-*")):
             (found,) = (tree / "boot").glob(file)
@@ -81,15 +71,6 @@ def _build(folder):
         os.rename(made, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-
-
-def _install(tree):
-    command = ["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}"]
-    command += ['--aptopt=Acquire::Languages "none"', '--aptopt=Acquire::Retries "3"']
-    command += [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("man", "locale")]
-    result = run([*command, SUITE, tree], check=False, timeout=BUILD_SECONDS)
-    if not result.ok:
-        raise ImageError(f"mmdebstrap failed; are Debian's package servers reachable?\n{result}")
 
 
 def _settle(root):
