@@ -49,7 +49,7 @@ impl Core {
         found.executors.insert(id.clone());
         session.executors.insert(id.clone());
         session.counted = None;
-        session.ran_on.note(node);
+        session.runs_on(node, fx);
         let start = node::StartExecutor {
             executor_id: id.to_string(),
             session_id: session.row.id.to_string(),

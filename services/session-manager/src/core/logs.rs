@@ -2,18 +2,20 @@
 
 use flame_core::{NodeName, TaskId};
 
-use super::{Core, CoreError, LinkId, Session, SessionKey};
+use super::{Core, CoreError, Effects, LinkId, Session, SessionKey};
+use crate::store::Record;
 
 /// Nodes that are remembered of a session. All nodes are asked for the lines of one that ran on more.
 const MAX_NODES: usize = 64;
 
-/// The nodes that a session had executors on.
-#[derive(Debug, Clone)]
-pub(crate) struct RanOn {
-    /// In the order in which they came.
-    nodes: Vec<NodeName>,
+/// The nodes that a session had executors on. The ids of its units' runs are not here but with the agents, beside the
+/// journals that they are good for: there may be thousands, and nobody else can use them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RanOn {
+    /// At most [`MAX_NODES`].
+    pub nodes: Vec<NodeName>,
     /// There are no others.
-    complete: bool,
+    pub complete: bool,
 }
 
 impl RanOn {
@@ -25,24 +27,31 @@ impl RanOn {
         }
     }
 
-    /// Of a session from the store, which does not say.
-    pub(super) fn unknown() -> Self {
-        Self {
-            nodes: Vec::new(),
-            complete: false,
-        }
-    }
-
-    /// An executor is started on `node`.
-    pub(super) fn note(&mut self, node: &NodeName) {
+    /// An executor runs on `node`. Returns whether that is news.
+    fn note(&mut self, node: &NodeName) -> bool {
         if self.nodes.contains(node) {
-            return;
+            return false;
         }
         if self.nodes.len() < MAX_NODES {
             self.nodes.push(node.clone());
-        } else {
-            self.complete = false;
+            return true;
         }
+        std::mem::take(&mut self.complete)
+    }
+}
+
+impl Session {
+    /// An executor of it runs on `node`. An order to start one leaves before this is stored; if it is lost with a crash, the
+    /// node says what it runs when it connects again.
+    pub(super) fn runs_on(&mut self, node: &NodeName, fx: &mut Effects) {
+        if !self.ran_on.note(node) {
+            return;
+        }
+        let is_kept = self.ran_on.nodes.last() == Some(node);
+        fx.records.push(Record::SessionRanOn {
+            session: self.row.key,
+            node: is_kept.then(|| node.clone()),
+        });
     }
 }
 
@@ -139,11 +148,13 @@ mod tests {
     fn nodes_are_remembered_once_and_within_a_bound() {
         let node = |number: usize| NodeName::new(&format!("n{number}")).expect("valid");
         let mut ran_on = RanOn::none();
-        for number in (1..=MAX_NODES).chain(1..=MAX_NODES) {
-            ran_on.note(&node(number));
-        }
-        assert_eq!((ran_on.nodes.len(), ran_on.complete), (MAX_NODES, true));
-        ran_on.note(&node(MAX_NODES + 1));
+        let news = (1..=MAX_NODES).chain(1..=MAX_NODES);
+        let news = news.filter(|number| ran_on.note(&node(*number))).count();
+        assert_eq!(
+            (news, ran_on.nodes.len(), ran_on.complete),
+            (MAX_NODES, MAX_NODES, true)
+        );
+        assert!(ran_on.note(&node(MAX_NODES + 1)) && !ran_on.note(&node(MAX_NODES + 2)));
         assert_eq!((ran_on.nodes.len(), ran_on.complete), (MAX_NODES, false));
     }
 }

@@ -264,7 +264,7 @@ impl Session {
 
     pub(crate) fn restored(stored: StoredSession) -> Self {
         let mut session = Self::new(stored.row);
-        session.ran_on = RanOn::unknown();
+        session.ran_on = stored.ran_on;
         session.events = stored.events.into();
         session.last_task = stored.last_task;
         session.last_restored = stored.last_task;

@@ -261,6 +261,7 @@ impl Core {
             .map_or(session.row.resources, Resources::from);
         session.executors.insert(id.clone());
         session.counted = None;
+        session.runs_on(name, fx);
         let executor = Executor {
             id: id.clone(),
             node: name.clone(),

@@ -14,7 +14,7 @@ use flame_core::config::cluster::{Storage, StorageSync};
 use flame_core::{ApplicationName, NodeName, TaskId};
 
 use crate::core::{
-    Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
+    Application, Cordon, NodeIdentity, RanOn, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
 };
 
 /// A change that has to survive.
@@ -48,6 +48,13 @@ pub enum Record {
     Tidied,
     /// Something happened to a session.
     SessionEvent(SessionKey, SessionEvent),
+    /// A session has an executor on a node where it had none before.
+    SessionRanOn {
+        /// Which.
+        session: SessionKey,
+        /// None: it ran on more nodes than are remembered.
+        node: Option<NodeName>,
+    },
     /// A task is new.
     TaskCreated(TaskRow),
     /// A task has ended.
@@ -110,6 +117,8 @@ pub struct StoredSession {
     pub cancelled: u64,
     /// Calls that may be repeated, oldest first.
     pub requests: Vec<RequestRow>,
+    /// Where its logs are.
+    pub ran_on: RanOn,
 }
 
 /// The store cannot do what is asked.

@@ -1,6 +1,7 @@
 //! The embedded default: one SQLite file in WAL mode. Each batch of records is one transaction,
 //! so that a single sync makes many replies durable.
 
+use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,7 @@ use super::backup;
 use super::upkeep::{self, SqliteUpkeep};
 use super::{Record, Snapshot, Store, StoreError, StoredSession, TaskReader, Upkeep};
 use crate::core::{
-    Application, CLOSED_EVENTS, Cordon, MAX_EVENTS, MAX_TASKS, NodeIdentity, RequestRow, SessionEvent,
+    Application, CLOSED_EVENTS, Cordon, MAX_EVENTS, MAX_TASKS, NodeIdentity, RanOn, RequestRow, SessionEvent,
     SessionKey, SessionRow, TaskRow, is_small, node_labels,
 };
 
@@ -99,6 +100,13 @@ pub(super) const MIGRATIONS: &[&str] = &[
     CREATE TABLE identities (
         node TEXT PRIMARY KEY, id TEXT NOT NULL, hostname TEXT NOT NULL
     ) WITHOUT ROWID;
+",
+    // Of the sessions that are there already nobody knows.
+    "
+    CREATE TABLE session_nodes (
+        session INTEGER NOT NULL, node TEXT NOT NULL, PRIMARY KEY (session, node)
+    ) WITHOUT ROWID;
+    ALTER TABLE sessions ADD COLUMN all_nodes_known INTEGER NOT NULL DEFAULT 0;
 ",
 ];
 
@@ -343,7 +351,7 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
             run("DELETE FROM applications WHERE name = ?", params![name.as_str()])
         }
         Record::SessionCreated(row) => run(
-            "INSERT INTO sessions (key, id, spec, state, created) VALUES (?, ?, ?, 0, ?)",
+            "INSERT INTO sessions (key, id, spec, state, created, all_nodes_known) VALUES (?, ?, ?, 0, ?, 1)",
             params![row.key, row.id.as_str(), row.spec().encode_to_vec(), row.created],
         ),
         Record::SessionClosed {
@@ -373,6 +381,17 @@ fn write(transaction: &Transaction<'_>, record: &Record) -> rusqlite::Result<()>
         Record::SessionEvent(key, event) => run(
             "INSERT INTO session_events VALUES (?, ?, ?, ?)",
             params![key, event.code, event.message, event.time],
+        ),
+        Record::SessionRanOn {
+            session,
+            node: Some(node),
+        } => run(
+            "INSERT OR IGNORE INTO session_nodes VALUES (?, ?)",
+            params![session, node.as_str()],
+        ),
+        Record::SessionRanOn { session, node: None } => run(
+            "UPDATE sessions SET all_nodes_known = 0 WHERE key = ?",
+            params![session],
         ),
         Record::TaskCreated(row) => {
             let key = place(row.session, row.id);
@@ -496,13 +515,15 @@ fn load_sessions(transaction: &Transaction<'_>) -> Result<Vec<StoredSession>, St
     let failed = io("load the sessions");
     let mut statement = transaction
         .prepare(
-            "SELECT key, id, spec, state, created, completed, last_task, succeeded, failed, cancelled \
-             FROM sessions ORDER BY key",
+            "SELECT key, id, spec, state, created, completed, last_task, succeeded, failed, cancelled, \
+             all_nodes_known FROM sessions ORDER BY key",
         )
         .map_err(&failed)?;
     let mut rows = statement.query([]).map_err(&failed)?;
     let mut sessions = Vec::new();
+    let mut nodes = load_session_nodes(transaction)?;
     while let Some(row) = rows.next().map_err(&failed)? {
+        let key: SessionKey = row.get(0).map_err(&failed)?;
         let mut stored = StoredSession {
             last_task: row.get(6).map_err(&failed)?,
             succeeded: row.get(7).map_err(&failed)?,
@@ -513,6 +534,10 @@ fn load_sessions(transaction: &Transaction<'_>) -> Result<Vec<StoredSession>, St
             events: Vec::new(),
             open: Vec::new(),
             requests: Vec::new(),
+            ran_on: RanOn {
+                nodes: nodes.remove(&key).unwrap_or_default(),
+                complete: row.get(10).map_err(&failed)?,
+            },
         };
         if stored.row.state == SessionState::Open {
             stored.events = load_events(transaction, stored.row.key, MAX_EVENTS).map_err(&failed)?;
@@ -525,6 +550,25 @@ fn load_sessions(transaction: &Transaction<'_>) -> Result<Vec<StoredSession>, St
         sessions.push(stored);
     }
     Ok(sessions)
+}
+
+/// The nodes on which sessions ran, as far as they are remembered.
+fn load_session_nodes(
+    transaction: &Transaction<'_>,
+) -> Result<HashMap<SessionKey, Vec<NodeName>>, StoreError> {
+    let failed = io("load the nodes of sessions");
+    let mut statement = transaction
+        .prepare("SELECT session, node FROM session_nodes ORDER BY session, node")
+        .map_err(&failed)?;
+    let mut rows = statement.query([]).map_err(&failed)?;
+    let mut nodes: HashMap<SessionKey, Vec<NodeName>> = HashMap::new();
+    while let Some(row) = rows.next().map_err(&failed)? {
+        let (session, node): (SessionKey, String) =
+            (row.get(0).map_err(&failed)?, row.get(1).map_err(&failed)?);
+        let node = NodeName::new(&node).map_err(|error| damaged("session_nodes", error))?;
+        nodes.entry(session).or_default().push(node);
+    }
+    Ok(nodes)
 }
 
 fn session_row(row: &Row<'_>) -> Result<SessionRow, StoreError> {

@@ -398,3 +398,74 @@ fn identities_are_kept_until_their_nodes_are_forgotten() {
     let loaded = sqlite(&directory).load().expect("loads").identities;
     assert_eq!(loaded, [identity("a", "1"), identity("b", "3")]);
 }
+
+/// Logs are looked for there, also after a restart.
+#[test]
+fn nodes_of_sessions_are_kept_as_long_as_the_session() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let name = |node: &str| NodeName::new(node).expect("valid");
+    let ran_on = |session, node: Option<&str>| Record::SessionRanOn {
+        session,
+        node: node.map(name),
+    };
+    let rows = || {
+        let path = directory.path().join("flame.db");
+        let connection = rusqlite::Connection::open(path).expect("opens");
+        let count = connection.query_row("SELECT count(*) FROM session_nodes", [], |row| row.get(0));
+        count.expect("counted")
+    };
+    let mut store = sqlite(&directory);
+    store
+        .commit(&[
+            Record::SessionCreated(session(1)),
+            Record::SessionCreated(session(2)),
+            Record::SessionCreated(session(3)),
+            ran_on(1, Some("b")),
+            ran_on(2, Some("a")),
+            ran_on(1, Some("a")),
+            ran_on(2, None),
+            closed(1, 33),
+        ])
+        .expect("stored");
+    let loaded = |store: &mut Box<dyn Store>| -> Vec<RanOn> {
+        let sessions = store.load().expect("loads").sessions;
+        sessions.into_iter().map(|session| session.ran_on).collect()
+    };
+    let known = |nodes: &[&str], complete| RanOn {
+        nodes: nodes.iter().map(|node| name(node)).collect(),
+        complete,
+    };
+    let expected = [known(&["a", "b"], true), known(&["a"], false), known(&[], true)];
+    assert_eq!(loaded(&mut store), expected);
+    let all: u64 = rows();
+    assert_eq!(all, 3);
+    store.commit(&[Record::SessionRemoved(1)]).expect("removed");
+    tidy(store.as_mut());
+    assert_eq!(loaded(&mut store), expected[1..]);
+    assert_eq!(rows(), 1, "they go with their session");
+}
+
+/// Format 7 did not say where sessions ran: all nodes are asked about those.
+#[test]
+fn of_sessions_of_an_older_format_the_nodes_are_not_known() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    let old = rusqlite::Connection::open(directory.path().join("flame.db")).expect("opens");
+    for migration in &sqlite::MIGRATIONS[..7] {
+        old.execute_batch(migration).expect("made");
+    }
+    let spec = prost::Message::encode_to_vec(&session(1).spec());
+    old.execute(
+        "INSERT INTO sessions (key, id, spec, state, created) VALUES (1, 's1', ?, 0, 11)",
+        [spec],
+    )
+    .expect("filled");
+    old.pragma_update(None, "user_version", 7).expect("written");
+    drop(old);
+    let mut store = sqlite(&directory);
+    store
+        .commit(&[Record::SessionCreated(session(2))])
+        .expect("stored");
+    let sessions = store.load().expect("loads").sessions;
+    let complete: Vec<bool> = sessions.iter().map(|session| session.ran_on.complete).collect();
+    assert_eq!(complete, [false, true]);
+}

@@ -135,6 +135,7 @@ fn delete_slice(transaction: &Transaction<'_>, session: SessionKey) -> rusqlite:
     for sql in [
         "DELETE FROM session_events WHERE session = ?",
         "DELETE FROM requests WHERE session = ?",
+        "DELETE FROM session_nodes WHERE session = ?",
         "DELETE FROM removed_sessions WHERE session = ?",
     ] {
         transaction.prepare_cached(sql)?.execute([session])?;

@@ -9,6 +9,7 @@ mod departure;
 mod explain;
 mod failures;
 mod identity;
+mod logs;
 mod nodes;
 mod notices;
 mod prefetch;
@@ -133,6 +134,7 @@ impl Bed {
             failed: 0,
             cancelled: 0,
             requests: Vec::new(),
+            ran_on: session.ran_on.clone(),
         };
         Snapshot {
             generation: 2,

@@ -8,7 +8,7 @@ use flame_core::state::{SessionState, TaskState};
 use flame_core::{ApplicationName, NodeName, TaskId};
 
 use crate::core::{
-    Application, Cordon, NodeIdentity, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
+    Application, Cordon, NodeIdentity, RanOn, RequestRow, SessionEvent, SessionKey, SessionRow, TaskRow,
 };
 use crate::store::{Record, Snapshot, StoredSession};
 
@@ -24,6 +24,7 @@ pub(super) struct Stored {
     /// Sequence numbers by task.
     ends: BTreeMap<TaskId, u64>,
     requests: Vec<RequestRow>,
+    ran_on: RanOn,
 }
 
 /// See the module's text.
@@ -110,6 +111,7 @@ impl Stored {
             failed: self.count(TaskState::Failed),
             cancelled: self.count(TaskState::Cancelled),
             requests: self.requests.clone(),
+            ran_on: self.ran_on.clone(),
         }
     }
 }
@@ -149,6 +151,18 @@ impl Disk {
                 self.sessions.remove(key);
             }
             Record::SessionEvent(key, event) => self.session(*key)?.events.push(event.clone()),
+            Record::SessionRanOn { session, node } => {
+                let ran_on = &mut self.session(*session)?.ran_on;
+                match node {
+                    Some(node) if ran_on.nodes.contains(node) => {
+                        return Err(format!(
+                            "session {session} is said once more to have run on {node}"
+                        ));
+                    }
+                    Some(node) => ran_on.nodes.push(node.clone()),
+                    None => ran_on.complete = false,
+                }
+            }
             Record::TaskCreated(row) => self.session(row.session)?.created(row)?,
             Record::TaskFinished(row) => self.session(row.session)?.finished(row)?,
             Record::RequestAnswered { row, forgotten } => {
@@ -189,6 +203,10 @@ impl Disk {
             ended: BTreeMap::new(),
             ends: BTreeMap::new(),
             requests: Vec::new(),
+            ran_on: RanOn {
+                nodes: Vec::new(),
+                complete: true,
+            },
         };
         self.sessions.insert(row.key, stored);
         Ok(())
