@@ -161,10 +161,42 @@ impl SystemdError {
         }
     }
 
+    /// Whether D-Bus or systemd could not be reached. What was asked for may have been done or not; to ask again may
+    /// help in a moment, when a daemon that is being started again is back.
+    #[must_use]
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::NoBus { .. } | Self::NoManager { .. } | Self::Disconnected { .. } => true,
+            Self::Call { source, .. } => {
+                is_io(source) || name(source).is_some_and(|name| UNREACHABLE.contains(&name.as_str()))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the unit simply does not exist.
     #[must_use]
     pub fn is_no_such_unit(&self) -> bool {
         matches!(self, Self::NoSuchUnit { .. })
+    }
+}
+
+/// What the bus says of a call that did not reach who it was for, or whose answer got lost.
+const UNREACHABLE: [&str; 6] = [
+    "org.freedesktop.DBus.Error.Disconnected",
+    "org.freedesktop.DBus.Error.NameHasNoOwner",
+    "org.freedesktop.DBus.Error.NoReply",
+    "org.freedesktop.DBus.Error.NoServer",
+    "org.freedesktop.DBus.Error.ServiceUnknown",
+    "org.freedesktop.DBus.Error.Spawn.ServiceNotFound",
+];
+
+/// Whether the connection itself failed, whichever way zbus sorted it.
+fn is_io(error: &zbus::Error) -> bool {
+    match error {
+        zbus::Error::InputOutput(_) => true,
+        zbus::Error::FDO(error) => matches!(error.as_ref(), zbus::fdo::Error::ZBus(inner) if is_io(inner)),
+        _ => false,
     }
 }
 
@@ -258,6 +290,30 @@ mod tests {
              (auto-restart), its last run ended with exit-code 3, its status is \"port 8080 is in use\"; \
              its log: journalctl -u flame-session-manager.service"
         );
+    }
+
+    #[test]
+    fn what_could_not_be_asked_is_told_from_what_was_refused() {
+        use zbus::fdo::Error;
+        let from = |source| SystemdError::from_call("stop", "a.service", Some("a.service"), source);
+        let io = || zbus::Error::from(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
+        let fdo = |error| zbus::Error::FDO(Box::new(error));
+        for source in [
+            io(),
+            fdo(Error::ZBus(io())),
+            fdo(Error::NoReply(String::new())),
+            fdo(Error::ServiceUnknown(String::new())),
+            fdo(Error::NameHasNoOwner(String::new())),
+        ] {
+            assert!(from(source.clone()).is_unreachable(), "{source:?}");
+        }
+        for source in [
+            fdo(Error::AccessDenied(String::new())),
+            fdo(Error::InvalidArgs(String::new())),
+            zbus::Error::IncorrectType,
+        ] {
+            assert!(!from(source.clone()).is_unreachable(), "{source:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! [`UnitSignals`](super::UnitSignals).
 
 use super::proxies::JobProxy;
+use super::sight::NO_JOB;
 use super::{JobId, REPLACE, Systemd, SystemdError, call};
 use zbus::proxy::CacheProperties;
 
@@ -9,8 +10,6 @@ use zbus::proxy::CacheProperties;
 const POLKIT: &str = "org.freedesktop.PolicyKit1";
 /// Every process of a unit, for KillUnit.
 const ALL: &str = "all";
-/// Number of a job if there is none.
-const NO_JOB: u32 = 0;
 
 /// A unit that systemd has loaded.
 #[derive(Debug, Clone, PartialEq, Eq)]

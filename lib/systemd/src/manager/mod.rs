@@ -4,6 +4,7 @@ mod error;
 mod instances;
 mod limits;
 pub mod proxies;
+mod sight;
 mod signals;
 mod status;
 
@@ -18,6 +19,7 @@ pub use error::{Bus, JobResult, SystemdError};
 pub use instances::LoadedUnit;
 pub use limits::Limits;
 pub use proxies::UnitFileChange;
+pub use sight::UnitSight;
 pub use signals::{JobId, UnitChange, UnitSignal, UnitSignals};
 pub use status::UnitStatus;
 

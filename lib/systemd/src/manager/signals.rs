@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
 use futures::StreamExt;
+use futures::stream::{Select, select};
 use zbus::message::Type;
 use zbus::{MatchRule, Message, MessageStream, OwnedObjectPath, Variant};
 
@@ -13,6 +14,12 @@ use super::{JobResult, Systemd, SystemdError, hex};
 const UNITS: &str = "/org/freedesktop/systemd1/unit/";
 /// Object path below which systemd has everything.
 const ROOT: &str = "/org/freedesktop/systemd1";
+/// Name of systemd on the bus.
+const NAME: &str = "org.freedesktop.systemd1";
+/// Name of the bus itself.
+const BUS: &str = "org.freedesktop.DBus";
+/// Its signal that a name is somebody else's now.
+const OWNER_CHANGED: &str = "NameOwnerChanged";
 /// Signals in advance of their reader: the changes of some hundred units that start at once.
 const QUEUE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4095);
 
@@ -64,12 +71,14 @@ pub enum UnitSignal {
         /// How it ended.
         result: JobResult,
     },
+    /// The service manager was away from the bus and is back: what happened meanwhile was not told.
+    Returned,
 }
 
 /// Signals about the units whose names begin with a prefix.
 #[derive(Debug)]
 pub struct UnitSignals {
-    stream: MessageStream,
+    stream: Select<MessageStream, MessageStream>,
     prefix: String,
 }
 
@@ -81,17 +90,25 @@ impl Systemd {
     pub async fn unit_signals(&self, prefix: &str) -> Result<UnitSignals, SystemdError> {
         self.subscribe().await?;
         let watch = |source| SystemdError::from_call("watch", "the service manager", None, source);
-        let rule = MatchRule::builder()
-            .msg_type(Type::Signal)
-            .sender("org.freedesktop.systemd1")
-            .path_namespace(ROOT)
-            .build()
-            .map_err(watch)?;
-        let stream = MessageStream::for_match_rule(rule, &self.connection, Some(QUEUE))
-            .await
-            .map_err(watch)?;
+        let streams = async {
+            let units = MatchRule::builder()
+                .msg_type(Type::Signal)
+                .sender(NAME)
+                .path_namespace(ROOT)
+                .build()?;
+            let owners = MatchRule::builder()
+                .msg_type(Type::Signal)
+                .sender(BUS)
+                .member(OWNER_CHANGED)
+                .arg(0, NAME)
+                .build()?;
+            let owners = MessageStream::for_match_rule(owners, &self.connection, None).await?;
+            let units = MessageStream::for_match_rule(units, &self.connection, Some(QUEUE)).await?;
+            zbus::Result::Ok((units, owners))
+        };
+        let (units, owners) = streams.await.map_err(watch)?;
         Ok(UnitSignals {
-            stream,
+            stream: select(units, owners),
             prefix: prefix.to_owned(),
         })
     }
@@ -136,6 +153,11 @@ impl UnitSignals {
                     job: JobId::new(job.as_str()),
                     result: JobResult::from_name(result),
                 })
+            }
+            OWNER_CHANGED => {
+                let body = message.body();
+                let (_, _, new): (&str, &str, &str) = body.deserialize().ok()?;
+                (!new.is_empty()).then_some(UnitSignal::Returned)
             }
             _ => None,
         }

@@ -1,6 +1,6 @@
 //! The life of one unit, as the signals of systemd tell it. No I/O: signals in, news out.
 
-use flame_systemd::manager::{JobId, JobResult, UnitChange};
+use flame_systemd::manager::{JobId, JobResult, UnitChange, UnitSight};
 
 use crate::runtime::Exit;
 
@@ -134,9 +134,39 @@ impl Life {
         }
     }
 
+    /// Signals were lost, and this is what is seen of the unit now; `None`: systemd does not know it.
+    pub(super) fn on_seen(&mut self, sight: Option<UnitSight>) -> Option<News> {
+        let Some(UnitSight { change, job: pending }) = sight else {
+            return self.on_vanished();
+        };
+        let news = self.on_change(change);
+        let Phase::Starting { job } = &self.phase else {
+            return news;
+        };
+        if pending.as_ref() == Some(job) {
+            return None;
+        }
+        // The job is over, and nobody heard how.
+        match self.facts.active_state.as_str() {
+            "active" => {
+                self.phase = Phase::Running;
+                Some(News::Started(self.facts.clone()))
+            }
+            "deactivating" => {
+                self.phase = Phase::Failing;
+                None
+            }
+            _ => self.is_inactive().then(|| self.over()).flatten(),
+        }
+    }
+
     /// systemd does not know the unit any more, and nobody heard how it ended: the connection to D-Bus was lost.
     pub(super) fn on_vanished(&mut self) -> Option<News> {
-        self.over()
+        match self.phase {
+            // It may be that it does not know it yet; the answer to the request tells.
+            Phase::Asked { .. } => None,
+            _ => self.over(),
+        }
     }
 
     fn is_inactive(&self) -> bool {
@@ -179,6 +209,7 @@ impl Facts {
             ("resources", ..) => "systemd could not make what the unit needs".to_owned(),
             ("protocol", ..) => "the launcher ended before it was ready".to_owned(),
             ("canceled", ..) => "it was stopped meanwhile".to_owned(),
+            ("", ..) => "the connection to D-Bus was lost, and its end was not heard of".to_owned(),
             ("exit-code" | "signal" | "core-dump" | "oom-kill" | "timeout", ..) => {
                 format!("the launcher {}", self.exit())
             }

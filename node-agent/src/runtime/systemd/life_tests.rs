@@ -166,3 +166,87 @@ fn a_unit_that_vanished_unseen_has_ended() {
     };
     assert_eq!((facts.invocation.as_str(), facts.pid), ("cd", 9));
 }
+
+fn seen(active: &str, job: Option<JobId>) -> Option<UnitSight> {
+    let change = UnitChange {
+        active_state: Some(active.to_owned()),
+        ..begun()
+    };
+    Some(UnitSight { change, job })
+}
+
+fn starting() -> Life {
+    let mut life = Life::new();
+    assert_eq!(life.on_job_made(job(1)), None);
+    life
+}
+
+#[test]
+fn a_start_whose_signals_were_lost_is_told_from_what_is_seen() {
+    let mut life = starting();
+    let Some(News::Started(facts)) = life.on_seen(seen("active", None)) else {
+        panic!("not told: {life:?}");
+    };
+    assert_eq!((facts.invocation.as_str(), facts.pid), ("ab", 7));
+    assert_eq!(life.on_job_over(&job(1), &DONE), None, "told twice");
+    assert!(matches!(life.on_change(state("failed")), Some(News::Ended(_))));
+}
+
+#[test]
+fn a_start_that_goes_on_is_told_by_its_job() {
+    for active in ["inactive", "activating", "active", "deactivating"] {
+        let mut life = starting();
+        assert_eq!(life.on_seen(seen(active, Some(job(1)))), None, "{active}");
+        assert_eq!(life.on_change(state("active")), None);
+        assert!(matches!(life.on_job_over(&job(1), &DONE), Some(News::Started(_))));
+    }
+}
+
+#[test]
+fn a_start_that_failed_unheard_is_told_when_nothing_is_left() {
+    for left in [None, Some(job(2))] {
+        let mut life = starting();
+        assert!(matches!(
+            life.on_seen(seen("failed", left.clone())),
+            Some(News::NotStarted(_))
+        ));
+        let mut life = starting();
+        assert_eq!(life.on_seen(seen("deactivating", left)), None);
+        assert!(matches!(
+            life.on_change(state("inactive")),
+            Some(News::NotStarted(_))
+        ));
+    }
+    let Some(News::NotStarted(facts)) = starting().on_seen(None) else {
+        panic!("not told");
+    };
+    assert!(facts.reason().contains("D-Bus was lost"), "{}", facts.reason());
+}
+
+#[test]
+fn an_end_that_is_seen_afterwards_has_its_real_result() {
+    let mut life = running();
+    assert_eq!(life.on_seen(seen("active", None)), None);
+    let change = UnitChange {
+        active_state: Some("failed".to_owned()),
+        ..ended("oom-kill", 2, 9)
+    };
+    let Some(News::Ended(facts)) = life.on_seen(Some(UnitSight { change, job: None })) else {
+        panic!("not told: {life:?}");
+    };
+    assert_eq!((facts.exit(), facts.pid), (Exit::OutOfMemory, 7));
+    assert_eq!(life.on_seen(None), None);
+}
+
+#[test]
+fn what_is_not_asked_for_yet_has_not_vanished() {
+    let mut life = Life::new();
+    assert_eq!(life.on_seen(None), None);
+    // The request got through, but its answer was lost: it is asked for again.
+    assert_eq!(life.on_seen(seen("active", None)), None);
+    assert_eq!(life.on_job_made(job(2)), None);
+    let Some(News::Started(facts)) = life.on_job_over(&job(2), &DONE) else {
+        panic!("not told: {life:?}");
+    };
+    assert_eq!((facts.invocation.as_str(), facts.pid), ("ab", 7));
+}

@@ -8,6 +8,7 @@ pub mod inside;
 mod leftovers;
 mod life;
 mod limits;
+mod line;
 mod profile;
 mod record;
 mod slots;
@@ -21,7 +22,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flame_core::Resources;
-use flame_systemd::Systemd;
 use flame_systemd::manager::{Limits, SystemdError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -32,6 +32,7 @@ use super::{Launch, Owner, Running, Runtime, Site, StartError, Stop, Survivor};
 use crate::spec::UnitSpec;
 use gpus::{Gpu, Gpus};
 use life::{Life, News};
+use line::Line;
 use record::Records;
 use slots::Slots;
 use unit::{Handle, Unit};
@@ -53,6 +54,10 @@ const WORK: &str = "/var/tmp/work";
 const RESTART: &str = "restart";
 /// How long systemd may take to say which job that is: a stop must not hang because of it.
 const JOB_LIMIT: Duration = Duration::from_secs(2);
+/// How long the last act of the agent waits for systemd.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// How long a start waits for D-Bus, which is started again within seconds; after that it is somebody else's turn.
+const START_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where the runtime finds and leaves things.
 #[derive(Debug, Clone)]
@@ -113,7 +118,7 @@ struct Shared {
     records: Records,
     /// User id of the agent.
     user: u32,
-    systemd: Mutex<Systemd>,
+    line: Line,
     pool: Mutex<Pool>,
     lives: Mutex<HashMap<String, Entry>>,
     /// Limits that were set last, by unit: systemd keeps them, so most starts need not set them.
@@ -133,8 +138,11 @@ struct Entry {
     life: Life,
     unit: Arc<Unit>,
     /// Who waits for the start.
-    starting: Option<oneshot::Sender<News>>,
+    starting: Option<oneshot::Sender<Started>>,
 }
+
+/// What came of a start.
+type Started = Result<News, SystemdError>;
 
 /// Nothing is done under these locks but what the books need, so no thread can leave them half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -155,7 +163,7 @@ impl SystemdRuntime {
         let shared = Arc::new(Shared {
             records: Records::new(settings.records.clone()),
             user: rustix::process::geteuid().as_raw(),
-            systemd: Mutex::new(systemd),
+            line: Line::new(systemd),
             pool: Mutex::new(Pool {
                 slots: Slots::new(settings.agent.clone()),
                 gpus: Gpus::detect(Path::new(gpus::DRIVER), settings.visible_gpus.as_deref()),
@@ -252,7 +260,7 @@ impl SystemdRuntime {
     /// systemd does not answer, or the records cannot be listed.
     pub async fn running(&self) -> Result<Vec<Adoptable>, Unusable> {
         let shared = &self.0;
-        let systemd = shared.systemd();
+        let systemd = shared.line.now();
         let mut records: HashMap<String, Record> = shared.own_records()?.into_iter().collect();
         let mut found = Vec::new();
         for loaded in systemd.list(&format!("{TEMPLATES}*")).await? {
@@ -335,7 +343,7 @@ impl SystemdRuntime {
     }
 
     async fn restarts(&self) -> bool {
-        match timeout(JOB_LIMIT, self.0.systemd().own_job()).await {
+        match timeout(JOB_LIMIT, self.0.line.now().own_job()).await {
             Ok(Ok(job)) => job.as_deref() == Some(RESTART),
             Ok(Err(error)) => {
                 tracing::warn!(%error, "cannot tell a restart of the agent from its end; executors are released");
@@ -351,15 +359,22 @@ impl SystemdRuntime {
     }
 
     async fn kill_units(&self) {
-        let units: Vec<Arc<Unit>> = lock(&self.0.lives)
-            .values()
-            .map(|entry| entry.unit.clone())
-            .collect();
-        for unit in units {
+        let units = self.0.units();
+        let killed = units.into_iter().map(|unit| async move {
             let instance = unit.instance().to_owned();
-            Handle::ask_for_the_end(unit, Stop::Kill).await;
+            if timeout(KILL_LIMIT, Handle::ask_for_the_end(unit, Stop::Kill))
+                .await
+                .is_err()
+            {
+                tracing::error!(
+                    instance,
+                    "systemd cannot be asked to kill the executor; the next agent ends it"
+                );
+            }
+            // Without it nobody goes on with the unit.
             self.0.records.remove(&instance);
-        }
+        });
+        futures::future::join_all(killed).await;
     }
 }
 
@@ -400,17 +415,17 @@ impl Adoptable {
 }
 
 impl Shared {
-    fn systemd(&self) -> Systemd {
-        lock(&self.systemd).clone()
+    /// systemd, also if it can be reached again in a moment only.
+    fn systemd(&self) -> &Line {
+        &self.line
     }
 
-    fn use_connection(&self, systemd: Systemd) {
-        *lock(&self.systemd) = systemd;
-    }
-
-    /// Names of all units in the books.
-    fn units(&self) -> Vec<String> {
-        lock(&self.lives).keys().cloned().collect()
+    /// All units in the books.
+    fn units(&self) -> Vec<Arc<Unit>> {
+        lock(&self.lives)
+            .values()
+            .map(|entry| entry.unit.clone())
+            .collect()
     }
 
     fn write_record(&self, instance: &str, record: &Record) -> Result<(), StartError> {
@@ -441,7 +456,7 @@ impl Shared {
         })
     }
 
-    fn enter(&self, unit: &Arc<Unit>, life: Life, starting: Option<oneshot::Sender<News>>) {
+    fn enter(&self, unit: &Arc<Unit>, life: Life, starting: Option<oneshot::Sender<Started>>) {
         let entry = Entry {
             life,
             unit: unit.clone(),
@@ -451,32 +466,91 @@ impl Shared {
     }
 
     /// Starts the unit and waits until systemd says how that went.
-    async fn run(&self, unit: &Arc<Unit>, limits: &Limits) -> Result<News, SystemdError> {
-        let systemd = self.systemd();
-        self.limit(&systemd, unit.name(), limits).await?;
+    async fn run(self: &Arc<Self>, unit: &Arc<Unit>, limits: &Limits) -> Started {
+        self.limit(self.systemd(), unit.name(), limits).await?;
         let (starting, started) = oneshot::channel();
         self.enter(unit, Life::new(), Some(starting));
-        match systemd.begin_start(unit.name()).await {
-            Ok(job) => self.tell(unit.name(), |life| life.on_job_made(job)),
-            Err(error) => {
-                let _gone = lock(&self.lives).remove(unit.name());
-                return Err(error);
-            }
-        }
+        // Also if nobody waits for it any more: what was asked for has to be known, so that it can be ended.
+        tokio::spawn(self.clone().ask_for_the_start(unit.clone()).boxed());
         // The sender is in the books until it is used.
-        started.await.map_err(|_| SystemdError::Disconnected {
-            what: "the start".to_owned(),
-            unit: unit.name().to_owned(),
+        started.await.unwrap_or_else(|_| {
+            Err(SystemdError::Disconnected {
+                what: "the start".to_owned(),
+                unit: unit.name().to_owned(),
+            })
         })
     }
 
-    async fn limit(&self, systemd: &Systemd, unit: &str, limits: &Limits) -> Result<(), SystemdError> {
+    async fn ask_for_the_start(self: Arc<Self>, unit: Arc<Unit>) {
+        let (shared, name) = (&self, unit.name());
+        let unit = &unit;
+        let asked = self
+            .systemd()
+            .call(Some(START_PATIENCE), |systemd, failures| async move {
+                // It may be there: then nothing will change that systemd could tell of. To start it again does nothing.
+                if failures > 0
+                    && let Some(sight) = systemd.look(name).await?
+                {
+                    shared.tell_of(unit, |life| life.on_seen(Some(sight)));
+                }
+                systemd.begin_start(name).await
+            });
+        match asked.await {
+            Ok(job) => self.tell_of(unit, |life| life.on_job_made(job)),
+            Err(error) => self.give_up(unit, error).await,
+        }
+    }
+
+    /// A start that was asked for and of which nobody knows what came.
+    async fn give_up(&self, unit: &Arc<Unit>, error: SystemdError) {
+        let may_run = error.is_unreachable();
+        let starting = match may_run {
+            // In the books until it is known to be gone, so that nobody else gets its slot.
+            true => lock(&self.lives).get_mut(unit.name()).and_then(|entry| {
+                entry.life = Life::adopted(String::new(), 0);
+                entry.starting.take()
+            }),
+            false => lock(&self.lives)
+                .remove(unit.name())
+                .and_then(|entry| entry.starting),
+        };
+        if let Some(waiting) = starting {
+            // Nobody has to wait.
+            let _ = waiting.send(Err(error));
+        }
+        if !may_run {
+            return;
+        }
+        Handle::ask_for_the_end(unit.clone(), Stop::Terminate).await;
+        let look = self
+            .systemd()
+            .call(None, |systemd, _| async move { systemd.look(unit.name()).await });
+        if let Ok(sight) = look.await {
+            self.tell_of(unit, |life| life.on_seen(sight));
+        }
+    }
+
+    async fn limit(&self, line: &Line, unit: &str, limits: &Limits) -> Result<(), SystemdError> {
         if lock(&self.limited).get(unit) == Some(limits) {
             return Ok(());
         }
-        systemd.limit(unit, limits).await?;
+        line.call(Some(START_PATIENCE), |systemd, _| async move {
+            systemd.limit(unit, limits).await
+        })
+        .await?;
         lock(&self.limited).insert(unit.to_owned(), limits.clone());
         Ok(())
+    }
+
+    /// As [`Self::tell`], if this is the run that is in the books under its name.
+    fn tell_of(&self, unit: &Arc<Unit>, tell: impl FnOnce(&mut Life) -> Option<News>) {
+        let is_this = lock(&self.lives)
+            .get(unit.name())
+            .is_some_and(|entry| Arc::ptr_eq(&entry.unit, unit));
+        // While somebody holds the unit, no other can have its slot and come in between.
+        if is_this {
+            self.tell(unit.name(), tell);
+        }
     }
 
     /// Tells the life of `unit`, and everybody who waits for what comes of it.
@@ -496,7 +570,7 @@ impl Shared {
         match (starting, news) {
             (Some(waiting), news) => {
                 // Whoever asked for it went away meanwhile: nobody wants it any more.
-                if waiting.send(news).is_err() && !is_over {
+                if waiting.send(Ok(news)).is_err() && !is_over {
                     Handle::stop_unit(&unit, Stop::Terminate);
                 }
             }

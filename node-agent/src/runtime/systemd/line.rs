@@ -1,0 +1,82 @@
+//! The line to systemd, which breaks when D-Bus is started again and is made anew by who hears its signals.
+
+use std::time::Duration;
+
+use flame_systemd::Systemd;
+use flame_systemd::manager::{JobId, SystemdError};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// After this, what failed is asked again although the line is the same: not D-Bus may have been away, but systemd.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The present connection.
+#[derive(Debug)]
+pub(super) struct Line(watch::Sender<Systemd>);
+
+/// How often a call was made without an answer before.
+pub(super) type Failures = u32;
+
+impl Line {
+    pub(super) fn new(systemd: Systemd) -> Self {
+        Self(watch::Sender::new(systemd))
+    }
+
+    /// The connection, which may be broken.
+    pub(super) fn now(&self) -> Systemd {
+        self.0.borrow().clone()
+    }
+
+    /// There is a new one.
+    pub(super) fn replace(&self, systemd: Systemd) {
+        self.0.send_replace(systemd);
+    }
+
+    /// Asks for the end of `unit`, for as long as it takes to ask: a unit that nobody ends would run for ever.
+    pub(super) async fn begin_stop(&self, unit: &str) -> Result<JobId, SystemdError> {
+        self.call(None, |systemd, _| async move { systemd.begin_stop(unit).await })
+            .await
+    }
+
+    /// Sends a signal to all processes of `unit`, for as long as [`Self::begin_stop`].
+    pub(super) async fn kill(&self, unit: &str, signal: i32) -> Result<(), SystemdError> {
+        self.call(None, |systemd, _| async move { systemd.kill(unit, signal).await })
+            .await
+    }
+
+    /// Makes a call, and makes it again for as long as D-Bus or systemd are away: until `patience` is over, or without
+    /// end. It has to be one that may be done twice: nobody knows what became of a call whose answer was lost.
+    pub(super) async fn call<T, F>(
+        &self,
+        patience: Option<Duration>,
+        mut make: impl FnMut(Systemd, Failures) -> F,
+    ) -> Result<T, SystemdError>
+    where
+        F: Future<Output = Result<T, SystemdError>>,
+    {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut line = self.0.subscribe();
+        let mut failures = 0;
+        loop {
+            let systemd = line.borrow_and_update().clone();
+            let error = match make(systemd, failures).await {
+                Err(error) if error.is_unreachable() => error,
+                done => return done,
+            };
+            failures += 1;
+            tracing::debug!(%error, failures, "asked again when systemd can be reached");
+            let over = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = over => return Err(error),
+                // A new line, or not.
+                _ = timeout(AGAIN, line.changed()) => {}
+            }
+        }
+    }
+}
