@@ -127,7 +127,7 @@ pub(crate) struct UninstallArgs {
     /// Do not ask
     #[arg(long)]
     pub(crate) force: bool,
-    /// Remove the user flame, too
+    /// Remove the users and groups of Flame, too
     #[arg(long)]
     pub(crate) remove_user: bool,
     /// How to print the result

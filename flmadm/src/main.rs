@@ -8,6 +8,7 @@ mod failure;
 mod host;
 mod install;
 mod manifest;
+mod node_config;
 mod output;
 mod prefix;
 mod processes;
@@ -15,6 +16,7 @@ mod profile;
 mod status;
 mod uninstall;
 mod unit_files;
+mod work_directories;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -64,6 +64,8 @@ pub(crate) enum FileKind {
     Unit,
     /// A rule for polkit.
     Rule,
+    /// A drop-in of a unit, written from the settings of agents.
+    DropIn,
 }
 
 /// The user of the services.

@@ -181,7 +181,7 @@ fn refuse_system(path: &Path, given: &Path) -> Outcome<()> {
 }
 
 /// `path` with the symbolic links of the part that exists followed.
-fn resolved(path: &Path) -> PathBuf {
+pub(crate) fn resolved(path: &Path) -> PathBuf {
     for ancestor in path.ancestors() {
         if let Ok(real) = ancestor.canonicalize() {
             return match path.strip_prefix(ancestor) {

@@ -46,7 +46,7 @@ const PROCESS_RUNTIME_TEXT: &str = include_str!("../../units/flame-node-agent.pr
 const SYSUSERS: &str = include_str!("../../units/sysusers.d/flame.conf");
 
 /// Directories whose programs a unit does not see with `ProtectHome=yes`.
-const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
+pub(crate) const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 
 /// A unit file as it is installed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,11 +98,21 @@ pub(crate) fn sysusers(prefix: &Prefix) -> String {
 }
 
 fn fill(template: &str, prefix: &Prefix) -> String {
-    let at_home = HOMES.iter().any(|home| prefix.path().starts_with(home));
+    let homes = if hides_homes(prefix) { "yes" } else { "read-only" };
     template
         .replace("@PREFIX@", &prefix.text())
         .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
-        .replace("@PROTECT_HOME@", if at_home { "read-only" } else { "yes" })
+        .replace("@PROTECT_HOME@", homes)
+}
+
+/// Whether units see nothing of homes: not if their own programs are in one.
+pub(crate) fn hides_homes(prefix: &Prefix) -> bool {
+    !HOMES.iter().any(|home| prefix.path().starts_with(home))
+}
+
+/// What says that a file of units belongs to the installation in `prefix`, see [`owner`].
+pub(crate) fn mark(prefix: &Prefix) -> String {
+    format!("[X-Flame]\nPrefix={}\n", prefix.text())
 }
 
 /// Installation that an existing unit file belongs to.
@@ -126,6 +136,14 @@ pub(crate) fn owner(path: &Path) -> Outcome<Owner> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Owner::Nobody),
         Err(error) => Err(Failure::path("read", path, error)),
     }
+}
+
+/// Whether the unit file at `path` is there and belongs to the installation in `prefix`.
+///
+/// # Errors
+/// As [`owner`].
+pub(crate) fn is_of(path: &Path, prefix: &Path) -> Outcome<bool> {
+    Ok(matches!(owner(path)?, Owner::Prefix(of) if of == prefix))
 }
 
 fn marked_prefix(text: &str) -> Option<&str> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flame_systemd::manager::UnitStatus;
 
-use super::{Found, Host, Ids, Units};
+use super::{Account, Found, Host, Ids, Units};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::Process;
 
@@ -29,6 +29,8 @@ pub(crate) struct FakeHost {
     run: [PathBuf; 2],
     rules: PathBuf,
     control: PathBuf,
+    /// Groups without a user, with their numbers.
+    pub(crate) groups: RefCell<BTreeMap<String, u32>>,
     /// Instances of templates that run.
     pub(crate) instances: RefCell<Vec<String>>,
     calls: RefCell<Vec<String>>,
@@ -51,6 +53,7 @@ impl FakeHost {
             rules: directory.path().join("etc/polkit-1/rules.d"),
             control: directory.path().join("run/systemd/system.control"),
             instances: RefCell::default(),
+            groups: RefCell::default(),
             root: true,
             has_bus: true,
             processes: Vec::new(),
@@ -166,15 +169,24 @@ impl Host for FakeHost {
             gid: self.uid,
         }))
     }
-    fn create_users(&self, names: &[&str], sysusers: &str) -> Outcome<()> {
-        for name in names {
-            assert!(sysusers.contains(&format!("{name} ")));
-            self.account(name, Some(&format!("{name}:x:999:999::/:/bin/false\n")));
+    fn group(&self, name: &str) -> Outcome<Option<u32>> {
+        Ok(self.groups.borrow().get(name).copied())
+    }
+    fn create_accounts(&self, accounts: &[Account], sysusers: &str) -> Outcome<()> {
+        for account in accounts {
+            assert!(sysusers.contains(&format!("{} ", account.name())));
+            match account {
+                Account::User(name) => self.account(name, Some(&format!("{name}:x:999:999::/:/bin/false\n"))),
+                Account::Group(name) => drop(self.groups.borrow_mut().insert((*name).to_owned(), 998)),
+            }
         }
         Ok(())
     }
-    fn remove_user(&self, name: &str) -> Outcome<()> {
-        self.account(name, None);
+    fn remove_account(&self, account: Account) -> Outcome<()> {
+        match account {
+            Account::User(name) => self.account(name, None),
+            Account::Group(name) => drop(self.groups.borrow_mut().remove(name)),
+        }
         Ok(())
     }
     fn set_owner(&self, path: &Path, _: Ids) -> Outcome<()> {

@@ -4,6 +4,7 @@
 pub(crate) mod fake;
 mod real;
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,11 +25,43 @@ pub(crate) struct Ids {
 /// Smallest uid of people's accounts, as login.defs(5) has it everywhere.
 const FIRST_PERSON: u32 = 1000;
 
-impl Ids {
-    /// Whether it is an account for services and not a person's.
-    pub(crate) fn is_system(self) -> bool {
-        self.uid < FIRST_PERSON
+/// An account of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Account {
+    /// A user with a group of the same name.
+    User(&'static str),
+    /// A group without a user.
+    Group(&'static str),
+}
+
+impl Account {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::User(name) | Self::Group(name) => name,
+        }
     }
+
+    /// Its number, if it is there: both kinds have the same ranges.
+    pub(crate) fn look_up(self, host: &dyn Host) -> Outcome<Option<u32>> {
+        match self {
+            Self::User(name) => Ok(host.user(name)?.map(|ids| ids.uid)),
+            Self::Group(name) => host.group(name),
+        }
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::User(name) => write!(f, "user {name}"),
+            Self::Group(name) => write!(f, "group {name}"),
+        }
+    }
+}
+
+/// Whether the account with this number is for services and not a person's.
+pub(crate) fn is_system(number: u32) -> bool {
+    number < FIRST_PERSON
 }
 
 /// The machine: accounts, processes, places, and the service manager.
@@ -49,10 +82,12 @@ pub(crate) trait Host {
     fn control_directory(&self) -> &Path;
     /// Looks a user up.
     fn user(&self, name: &str) -> Outcome<Option<Ids>>;
-    /// Makes the users that `sysusers`, a text as in sysusers.d(5), describes.
-    fn create_users(&self, names: &[&str], sysusers: &str) -> Outcome<()>;
-    /// Removes a user and its group.
-    fn remove_user(&self, name: &str) -> Outcome<()>;
+    /// Looks up the number of a group.
+    fn group(&self, name: &str) -> Outcome<Option<u32>>;
+    /// Makes the accounts that `sysusers`, a text as in sysusers.d(5), describes.
+    fn create_accounts(&self, accounts: &[Account], sysusers: &str) -> Outcome<()>;
+    /// Removes an account; with a user its group.
+    fn remove_account(&self, account: Account) -> Outcome<()>;
     /// Changes the owner of a file or directory.
     fn set_owner(&self, path: &Path, ids: Ids) -> Outcome<()>;
     /// Processes that run programs in `directory`.

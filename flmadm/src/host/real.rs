@@ -10,7 +10,7 @@ use std::time::Duration;
 use flame_systemd::Systemd;
 use flame_systemd::manager::{SystemdError, UnitStatus};
 
-use super::{Found, Host, Ids, Units};
+use super::{Account, Found, Host, Ids, Units};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::{self, Process};
 
@@ -81,12 +81,20 @@ impl Host for RealHost {
         }))
     }
 
-    fn create_users(&self, names: &[&str], sysusers: &str) -> Outcome<()> {
+    fn group(&self, name: &str) -> Outcome<Option<u32>> {
+        let group = nix::unistd::Group::from_name(name).map_err(|error| {
+            Failure::installation(format!("cannot look up the group {name}")).because(error)
+        })?;
+        Ok(group.map(|group| group.gid.as_raw()))
+    }
+
+    fn create_accounts(&self, accounts: &[Account], sysusers: &str) -> Outcome<()> {
         // The tool of systemd's own; older or smaller systems have only the shadow tools.
         let tried = run("systemd-sysusers", &["-"], Some(sysusers)).map_err(|error| match error {
-            Tried::Missing => names
-                .iter()
-                .try_for_each(|name| run("useradd", &useradd(name, sysusers), None)),
+            Tried::Missing => accounts.iter().try_for_each(|account| match account {
+                Account::User(name) => run("useradd", &useradd(name, sysusers), None),
+                Account::Group(name) => run("groupadd", &["--system", name], None),
+            }),
             Tried::Failed(failure) => Err(Tried::Failed(failure)),
         });
         match tried {
@@ -94,24 +102,26 @@ impl Host for RealHost {
             Err(Err(Tried::Failed(failure))) => Err(failure),
             Err(Err(Tried::Missing)) => Err(Failure::installation(format!(
                 "cannot make {}: neither systemd-sysusers nor useradd is there",
-                names.join(" and ")
+                accounts.iter().map(Account::to_string).collect::<Vec<_>>().join(" and ")
             ))
-            .hint("make them yourself, or use --no-systemd: useradd --system --user-group NAME")),
+            .hint(
+                "make them yourself (useradd --system --user-group USER, groupadd --system GROUP), or use --no-systemd",
+            )),
         }
     }
 
-    fn remove_user(&self, name: &str) -> Outcome<()> {
-        let missing =
-            || Failure::installation(format!("cannot remove the user {name}: userdel is not there"));
+    fn remove_account(&self, account: Account) -> Outcome<()> {
         let failure = |tried| match tried {
-            Tried::Missing => missing(),
+            Tried::Missing => Failure::installation(format!(
+                "cannot remove the {account}: userdel and groupdel are not there"
+            )),
             Tried::Failed(failure) => failure,
         };
-        run("userdel", &[name], None).map_err(failure)?;
-        let group = nix::unistd::Group::from_name(name).map_err(|error| {
-            Failure::installation(format!("cannot look up the group {name}")).because(error)
-        })?;
-        match group {
+        let name = account.name();
+        if let Account::User(_) = account {
+            run("userdel", &[name], None).map_err(failure)?;
+        }
+        match self.group(name)? {
             Some(_) => run("groupdel", &[name], None).map_err(failure),
             None => Ok(()),
         }

@@ -11,14 +11,16 @@ use crate::compile;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::manifest::Manifest;
+use crate::node_config::AgentFile;
 use crate::output::Output;
 use crate::prefix::Prefix;
 use crate::profile;
+use crate::work_directories;
 
 use plan::Plan;
 use step::{Status, Step, Undo};
 
-pub(crate) use plan::{ACCOUNTS, USERS};
+pub(crate) use plan::{ACCOUNTS, ALL_ACCOUNTS, drop_ins};
 pub(crate) use step::replaced;
 
 /// Installs, or brings an installation up to date.
@@ -36,6 +38,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         return dry_run(host, args, &plan, output);
     }
     let changed = apply(host, &plan.steps, output)?;
+    let notes = work_directories::left_to_do(host, &plan.work_directories)?;
     let units = if args.enable {
         start::run(host, &plan.manifest, &changed, output)?
     } else {
@@ -49,6 +52,8 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
             "systemd": plan.manifest.systemd,
             "changed": changed.iter().map(|step| step.id()).collect::<Vec<_>>(),
             "units": units,
+            "agents": plan.agents.iter().map(AgentFile::json).collect::<Vec<_>>(),
+            "notes": notes,
         }));
         return Ok(());
     }
@@ -60,13 +65,22 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         plan.manifest.version,
         prefix.path().display()
     ));
+    for note in notes {
+        output.line(&format!("Note: {note}"));
+    }
     if !args.enable {
-        next_step(&plan.manifest, old.as_ref(), &changed, output);
+        next_step(host, &plan.manifest, old.as_ref(), &changed, output);
     }
     Ok(())
 }
 
-fn next_step(manifest: &Manifest, old: Option<&Manifest>, changed: &[&Step], output: &mut Output<'_>) {
+fn next_step(
+    host: &dyn Host,
+    manifest: &Manifest,
+    old: Option<&Manifest>,
+    changed: &[&Step],
+    output: &mut Output<'_>,
+) {
     let installable: Vec<&str> = manifest.installable().collect();
     if installable.is_empty() {
         return;
@@ -75,8 +89,14 @@ fn next_step(manifest: &Manifest, old: Option<&Manifest>, changed: &[&Step], out
         "To start the services now and at every boot, use install --enable, or: systemctl enable --now {}",
         installable.join(" ")
     ));
+    if !old.is_some_and(Manifest::is_installed) {
+        return;
+    }
+    if changed.iter().any(|step| start::is_drop_in(host, step)) {
+        output.line("Agents that run already keep their old work directories until they are restarted.");
+    }
     let updated = changed.iter().any(|step| matches!(step, Step::Program { .. }));
-    if updated && old.is_some_and(Manifest::is_installed) {
+    if updated {
         output.line("Services that run already keep their old programs until they are restarted.");
     }
 }
@@ -95,16 +115,28 @@ fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output
             ));
         }
     }
+    let notes = work_directories::left_to_do(host, &plan.work_directories)?;
     let starts = if args.enable {
         plan.manifest.loadable().map(str::to_owned).collect()
     } else {
         Vec::new()
     };
     if args.output == Format::Json {
-        output.json(
-            &json!({"dry_run": true, "prefix": plan.manifest.prefix, "steps": steps, "starts": starts}),
-        );
+        output.json(&json!({
+            "dry_run": true,
+            "prefix": plan.manifest.prefix,
+            "steps": steps,
+            "starts": starts,
+            "agents": plan.agents.iter().map(AgentFile::json).collect::<Vec<_>>(),
+            "notes": notes,
+        }));
     } else {
+        for line in plan.agents.iter().flat_map(AgentFile::lines) {
+            output.line(&format!("  agent uses  {line}"));
+        }
+        for note in notes {
+            output.line(&format!("  note        {note}"));
+        }
         for unit in starts {
             output.line(&format!("  would start {unit}"));
         }

@@ -7,18 +7,22 @@ use crate::accounts;
 use crate::cli::InstallArgs;
 use crate::cluster_config::{self, Decision};
 use crate::failure::{Failure, Kind, Outcome};
-use crate::host::Host;
+use crate::host::{Account, Host, is_system};
 use crate::manifest::{DirectoryRecord, FileKind, FileRecord, Manifest, UserRecord, sha256, sha256_of};
+use crate::node_config::{self, AgentFile};
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
 use crate::unit_files::{self, Owner, UnitFile};
+use crate::work_directories::{self, DROP_IN};
 
 /// User and group of the services.
 pub(crate) const USER: &str = "flame";
-/// All users: that of the services, and that of applications without a sandbox.
-pub(crate) const USERS: [&str; 2] = [USER, "flame-exec"];
-/// Mode of the directory of polkit's rules, should polkit not be there yet: anybody may read them.
-const RULES_MODE: u32 = 0o755;
+/// All accounts: the user of the services, that of applications without a sandbox, and the group of all executors.
+pub(crate) const ALL_ACCOUNTS: [Account; 3] = [
+    Account::User(USER),
+    Account::User("flame-exec"),
+    Account::Group(work_directories::GROUP),
+];
 /// Where copies of the account tools' files lie; only root may look.
 pub(crate) const ACCOUNTS: &str = ".accounts";
 
@@ -28,6 +32,10 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     /// What will be installed then.
     pub(crate) manifest: Manifest,
+    /// What the agents of this machine will use.
+    pub(crate) agents: Vec<AgentFile>,
+    /// Where executors in units may write besides their own directories.
+    pub(crate) work_directories: Vec<PathBuf>,
 }
 
 /// The profiles of the installation after this one: those that are there already are kept.
@@ -79,6 +87,15 @@ pub(super) fn unchecked(
     };
     check_units(host, args, prefix, &units)?;
     check_writable(prefix)?;
+    let works = profiles.contains(&Profile::Worker);
+    let agents = match works {
+        true => node_config::read(prefix)?,
+        false => Vec::new(),
+    };
+    let work_directories = match units.is_empty() {
+        true => Vec::new(),
+        false => work_directories::checked(prefix, &agents)?,
+    };
     let mut planner = Planner {
         prefix,
         steps: Vec::new(),
@@ -96,7 +113,7 @@ pub(super) fn unchecked(
     planner.outer_directories();
     let owner = if units.is_empty() { None } else { Some(USER) };
     if owner.is_some() {
-        planner.users(host, args.force)?;
+        planner.accounts(host, args.force)?;
     }
     planner.inner_directories(owner);
     planner.programs(profiles, built)?;
@@ -106,10 +123,23 @@ pub(super) fn unchecked(
         args.force,
     )?);
     planner.units(host, &units);
-    if !units.is_empty() && profiles.contains(&Profile::Worker) {
-        planner.executors(host);
+    if works {
+        planner.node_config();
     }
-    planner.finish(old)
+    if !units.is_empty() {
+        if works {
+            planner.executors(host);
+            planner.drop_ins(host, &work_directories)?;
+        }
+        planner.steps.push(Step::Reload);
+    }
+    planner.finish(old)?;
+    Ok(Plan {
+        steps: planner.steps,
+        manifest: planner.manifest,
+        agents,
+        work_directories,
+    })
 }
 
 struct Planner<'a> {
@@ -129,18 +159,17 @@ impl Planner<'_> {
         self.steps.push(Step::Directory { path, mode, owner });
     }
 
+    /// A directory for anybody to look into, with its parents, as far as they are missing.
+    fn missing_directories(&mut self, path: &Path) {
+        let missing: Vec<&Path> = path.ancestors().take_while(|path| !path.exists()).collect();
+        for path in missing.into_iter().rev() {
+            self.directory(path.to_path_buf(), 0o755, None, false);
+        }
+    }
+
     /// The prefix with its missing parents, and where programs lie.
     fn outer_directories(&mut self) {
-        let missing: Vec<PathBuf> = self
-            .prefix
-            .path()
-            .ancestors()
-            .take_while(|path| !path.exists())
-            .map(Path::to_path_buf)
-            .collect();
-        for path in missing.into_iter().rev() {
-            self.directory(path, 0o755, None, false);
-        }
+        self.missing_directories(self.prefix.path());
         for below in ["bin", "sbin"] {
             self.directory(self.prefix.join(below), 0o755, None, false);
         }
@@ -154,24 +183,23 @@ impl Planner<'_> {
         }
     }
 
-    fn users(&mut self, host: &dyn Host, force: bool) -> Outcome<()> {
+    fn accounts(&mut self, host: &dyn Host, force: bool) -> Outcome<()> {
         let mut missing = Vec::new();
-        for name in USERS {
-            match host.user(name)? {
-                Some(ids) if !ids.is_system() && !force => {
+        for account in ALL_ACCOUNTS {
+            match account.look_up(host)? {
+                Some(number) if !is_system(number) && !force => {
                     return Err(Failure::installation(format!(
-                        "the user {name} is there already, and with uid {} it is a person's account",
-                        ids.uid
+                        "the {account} is there already, and with the number {number} it is a person's account"
                     ))
-                    .hint("rename that account, or use --force to run the services as that user"));
+                    .hint("rename that account, or use --force to let the services have it"));
                 }
                 Some(_) => {}
-                None => missing.push(name),
+                None => missing.push(account),
             }
         }
         let known = self.manifest.user.take();
-        // What the account files were like is known only before the first of the users was made.
-        let first = missing.len() == USERS.len();
+        // What the account files were like is known only before the first of them was made.
+        let first = missing.len() == ALL_ACCOUNTS.len();
         let record = match first {
             true => Some(accounts::look(host.account_directory())?),
             false => None,
@@ -193,8 +221,8 @@ impl Planner<'_> {
                 contents: true,
             });
         }
-        self.steps.push(Step::Users {
-            names: missing,
+        self.steps.push(Step::Accounts {
+            accounts: missing,
             sysusers: unit_files::sysusers(self.prefix),
             record: record.unwrap_or_default(),
             store,
@@ -246,22 +274,49 @@ impl Planner<'_> {
                 mode: 0o644,
             });
         }
-        if !units.is_empty() {
-            self.steps.push(Step::Reload);
+    }
+
+    /// A file of settings for the agent, in which none is set, unless there is one.
+    fn node_config(&mut self) {
+        let path = self.prefix.join("conf").join(node_config::FILE);
+        if path.symlink_metadata().is_ok() {
+            return;
         }
+        self.record(&path, FileKind::Config, sha256(node_config::NEW.as_bytes()));
+        self.steps.push(Step::Text {
+            path,
+            text: node_config::NEW.to_owned(),
+            mode: 0o644,
+        });
+    }
+
+    /// Lets executors write to `directories`, and no longer to those that an earlier installation had.
+    fn drop_ins(&mut self, host: &dyn Host, directories: &[PathBuf]) -> Outcome<()> {
+        let text = work_directories::drop_in(self.prefix, directories);
+        for path in drop_ins(host) {
+            let Some(directory) = path.parent().map(Path::to_path_buf) else {
+                continue;
+            };
+            if !directories.is_empty() {
+                self.missing_directories(&directory);
+                self.record(&path, FileKind::DropIn, sha256(text.as_bytes()));
+                let text = text.clone();
+                self.steps.push(Step::Text {
+                    path,
+                    text,
+                    mode: 0o644,
+                });
+            } else if unit_files::is_of(&path, self.prefix.path())? {
+                self.steps.push(Step::Remove { path, directory });
+            }
+        }
+        Ok(())
     }
 
     /// What executors need besides their units.
     fn executors(&mut self, host: &dyn Host) {
         let rules = host.rules_directory();
-        let missing: Vec<PathBuf> = rules
-            .ancestors()
-            .take_while(|path| !path.exists())
-            .map(Path::to_path_buf)
-            .collect();
-        for path in missing.into_iter().rev() {
-            self.directory(path, RULES_MODE, None, false);
-        }
+        self.missing_directories(rules);
         let share = self.prefix.join("share");
         self.directory(share.clone(), 0o755, None, false);
         for (path, kind, text) in [
@@ -295,11 +350,13 @@ impl Planner<'_> {
 
     /// Puts the manifest before everything that it lists, as soon as there is a place for it: what a
     /// crash leaves can then be uninstalled.
-    fn finish(mut self, old: Option<&Manifest>) -> Outcome<Plan> {
+    fn finish(&mut self, old: Option<&Manifest>) -> Outcome<()> {
         // Files of an earlier installation stay its own: the kept configuration, programs of another version.
         let known = old.map(|old| old.files.as_slice()).unwrap_or_default();
         for file in known {
-            if !self.manifest.files.iter().any(|newer| newer.path == file.path) {
+            // Drop-ins are made anew from the settings.
+            let is_kept = file.kind != FileKind::DropIn;
+            if is_kept && !self.manifest.files.iter().any(|newer| newer.path == file.path) {
                 self.manifest.files.push(file.clone());
             }
         }
@@ -320,11 +377,16 @@ impl Planner<'_> {
             mode: 0o644,
         };
         self.steps.insert(place, manifest);
-        Ok(Plan {
-            steps: self.steps,
-            manifest: self.manifest,
-        })
+        Ok(())
     }
+}
+
+/// The drop-ins that let executors write to work directories.
+pub(crate) fn drop_ins(host: &dyn Host) -> impl Iterator<Item = PathBuf> {
+    let directories = work_directories::TEMPLATES
+        .into_iter()
+        .map(|unit| host.unit_directory().join(format!("{unit}.d")));
+    directories.map(|directory| directory.join(DROP_IN))
 }
 
 fn check_machine(
@@ -366,7 +428,13 @@ fn check_units(host: &dyn Host, args: &InstallArgs, prefix: &Prefix, units: &[Un
                 );
             }
         }
-        let path = host.unit_directory().join(unit.name);
+    }
+    let own = units.iter().map(|unit| host.unit_directory().join(unit.name));
+    let all: Vec<PathBuf> = match units.is_empty() {
+        true => Vec::new(),
+        false => own.chain(drop_ins(host)).collect(),
+    };
+    for path in all {
         let whose = match unit_files::owner(&path)? {
             Owner::Nobody => continue,
             Owner::Prefix(other) if other == prefix.path() => continue,

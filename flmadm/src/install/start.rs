@@ -1,10 +1,10 @@
 //! Starting what was installed, and making sure that it really runs.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use flame_systemd::manager::UnitStatus;
 
+use super::plan::drop_ins;
 use super::step::Step;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::host::{Found, Host, Units};
@@ -90,11 +90,21 @@ fn restart_further_agents(
     Ok(())
 }
 
+/// Whether `step` changed where executors may write.
+pub(super) fn is_drop_in(host: &dyn Host, step: &Step) -> bool {
+    let (Step::Text { path, .. } | Step::Remove { path, .. }) = step else {
+        return false;
+    };
+    drop_ins(host).any(|drop_in| drop_in == *path)
+}
+
 /// Whether `step` changed what `service` runs with.
 fn affects(host: &dyn Host, manifest: &Manifest, step: &Step, service: &str) -> bool {
     let program = service.trim_end_matches(".service");
     match step {
         Step::Program { path, .. } => path.file_name().is_some_and(|name| name == program),
+        // The agents have to learn of it, too.
+        step if is_drop_in(host, step) => [NODE_AGENT, MORE_AGENTS].contains(&service),
         Step::Text { path, .. } => {
             *path == manifest.prefix.join("conf/flame-cluster.yaml")
                 || *path == host.unit_directory().join(service)
@@ -103,9 +113,10 @@ fn affects(host: &dyn Host, manifest: &Manifest, step: &Step, service: &str) -> 
     }
 }
 
-/// Whether `step` wrote a unit file.
+/// Whether `step` changed a unit file.
 pub(super) fn is_unit(host: &dyn Host, step: &Step) -> bool {
-    matches!(step, Step::Text { path, .. } if path.parent() == Some(Path::new(host.unit_directory())))
+    let file = matches!(step, Step::Text { path, .. } if path.parent() == Some(host.unit_directory()));
+    file || is_drop_in(host, step)
 }
 
 fn verify(systemd: &dyn Units, manifest: &Manifest, output: &mut Output<'_>) -> Outcome<()> {

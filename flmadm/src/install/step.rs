@@ -4,9 +4,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use crate::accounts;
 use crate::failure::{Failure, Outcome};
-use crate::host::Host;
+use crate::host::{Account, Host};
 use crate::manifest::{AccountRecord, sha256, sha256_of};
 
 /// Ending of the name under which a replaced file waits until the installation is complete.
@@ -35,9 +34,11 @@ pub(crate) enum Step {
     },
     /// A symbolic link.
     Link { path: PathBuf, target: &'static str },
-    /// The users that services run as.
-    Users {
-        names: Vec<&'static str>,
+    /// A file that is not wanted any more, and its directory if nothing else is in it.
+    Remove { path: PathBuf, directory: PathBuf },
+    /// The accounts of services and executors.
+    Accounts {
+        accounts: Vec<Account>,
         sysusers: String,
         record: AccountRecord,
         store: PathBuf,
@@ -66,9 +67,15 @@ pub(crate) enum Undo {
         path: PathBuf,
         saved: PathBuf,
     },
-    /// The users were not there.
-    RemoveUsers {
-        names: Vec<&'static str>,
+    /// The file with its contents and mode was there, in that directory.
+    Write {
+        path: PathBuf,
+        contents: Vec<u8>,
+        mode: u32,
+    },
+    /// The accounts were not there.
+    RemoveAccounts {
+        accounts: Vec<Account>,
         record: AccountRecord,
         store: PathBuf,
     },
@@ -84,7 +91,8 @@ impl Step {
             Self::Backup { path } => format!("backup:{}", path.display()),
             Self::Program { path, .. } => format!("program:{}", path.display()),
             Self::Link { path, .. } => format!("link:{}", path.display()),
-            Self::Users { names, .. } => format!("user:{}", names.join(",")),
+            Self::Remove { path, .. } => format!("remove:{}", path.display()),
+            Self::Accounts { accounts, .. } => format!("user:{}", names(accounts, ",")),
             Self::Reload => "systemd:reload".to_owned(),
         }
     }
@@ -108,7 +116,8 @@ impl Step {
             Self::Backup { path } => format!("copy of the old {0} as {0}{BACKUP}", path.display()),
             Self::Program { path, .. } => format!("program {}", path.display()),
             Self::Link { path, target } => format!("link {} to {target}", path.display()),
-            Self::Users { names, .. } => format!("users and groups {}", names.join(", ")),
+            Self::Remove { path, .. } => format!("removal of {}", path.display()),
+            Self::Accounts { accounts, .. } => format!("users and groups {}", names(accounts, ", ")),
             Self::Reload => "systemd reads the units".to_owned(),
         }
     }
@@ -137,13 +146,14 @@ impl Step {
             Self::Link { path, target } => {
                 std::fs::read_link(path).is_ok_and(|found| found == Path::new(target))
             }
-            Self::Users { names, .. } => {
+            Self::Accounts { accounts, .. } => {
                 let mut there = true;
-                for name in names {
-                    there &= host.user(name)?.is_some();
+                for account in accounts {
+                    there &= account.look_up(host)?.is_some();
                 }
                 there
             }
+            Self::Remove { path, .. } => path.symlink_metadata().is_err(),
             Self::Backup { .. } | Self::Reload => false,
         };
         Ok(if done { Status::Done } else { Status::Needed })
@@ -186,12 +196,13 @@ impl Step {
                 std::os::unix::fs::symlink(target, path)
                     .map_err(|error| Failure::path("make the link", path, error))
             }),
-            Self::Users {
-                names,
+            Self::Remove { path, directory } => unwanted(path, directory),
+            Self::Accounts {
+                accounts,
                 sysusers,
                 record,
                 store,
-            } => users(host, names, sysusers, record, store),
+            } => make_accounts(host, accounts, sysusers, record, store),
             Self::Reload => host.systemd()?.reload().map(|()| Undo::Reload),
         }
     }
@@ -212,11 +223,22 @@ impl Undo {
             Self::Restore { path, saved } => {
                 std::fs::rename(&saved, &path).map_err(|error| Failure::path("put back", &path, error))
             }
-            Self::RemoveUsers { names, record, store } => {
-                for name in names {
-                    host.remove_user(name)?;
+            Self::Write { path, contents, mode } => {
+                if let Some(directory) = path.parent() {
+                    std::fs::create_dir_all(directory)
+                        .map_err(|error| Failure::path("make", directory, error))?;
                 }
-                accounts::restore(host.account_directory(), &store, &record)?;
+                Ok(flame_core::fsutil::write_atomic(&path, &contents, mode)?)
+            }
+            Self::RemoveAccounts {
+                accounts: made,
+                record,
+                store,
+            } => {
+                for account in made {
+                    host.remove_account(account)?;
+                }
+                crate::accounts::restore(host.account_directory(), &store, &record)?;
                 // Of a later installation that made one more user, it holds what the first one kept.
                 if record == AccountRecord::default() {
                     let _ = std::fs::remove_dir(&store);
@@ -274,9 +296,29 @@ fn directory(host: &dyn Host, path: &Path, mode: u32, owner: Option<&str>) -> Ou
     }
 }
 
-fn users(
+/// Removes the file at `path`, which is small.
+fn unwanted(path: &Path, directory: &Path) -> Outcome<Undo> {
+    let looked = |error| Failure::path("read", path, error);
+    let mode = path.metadata().map_err(looked)?.mode() & 0o7777;
+    let contents = std::fs::read(path).map_err(looked)?;
+    remove(path)?;
+    // Something of the administrator's may be in it.
+    let _not_empty = std::fs::remove_dir(directory);
+    Ok(Undo::Write {
+        path: path.to_path_buf(),
+        contents,
+        mode,
+    })
+}
+
+fn names(accounts: &[Account], between: &str) -> String {
+    let names: Vec<&str> = accounts.iter().map(|account| account.name()).collect();
+    names.join(between)
+}
+
+fn make_accounts(
     host: &dyn Host,
-    names: &[&'static str],
+    accounts: &[Account],
     sysusers: &str,
     record: &AccountRecord,
     store: &Path,
@@ -286,10 +328,10 @@ fn users(
         .recursive(true)
         .create(store)
         .map_err(|error| Failure::path("make", store, error))?;
-    accounts::save(host.account_directory(), store, record)?;
-    host.create_users(names, sysusers)?;
-    Ok(Undo::RemoveUsers {
-        names: names.to_vec(),
+    crate::accounts::save(host.account_directory(), store, record)?;
+    host.create_accounts(accounts, sysusers)?;
+    Ok(Undo::RemoveAccounts {
+        accounts: accounts.to_vec(),
         record: record.clone(),
         store: store.to_path_buf(),
     })

@@ -249,7 +249,8 @@ fn one_more_user_than_the_release_before_is_made() {
     let host = FakeHost::new();
     install_services(&host, "--control-plane").expect("installed");
     let before = host.listing();
-    crate::host::Host::remove_user(&host, "flame-exec").expect("removed");
+    let account = crate::host::Account::User("flame-exec");
+    crate::host::Host::remove_account(&host, account).expect("removed");
     install_services(&host, "--control-plane").expect("installed again");
     let accounts = host.path("etc/passwd");
     assert_eq!(host.listing().get(&accounts), before.get(&accounts));

@@ -11,12 +11,12 @@ use serde_json::json;
 use crate::accounts;
 use crate::cli::UninstallArgs;
 use crate::failure::{Failure, Outcome};
-use crate::host::Host;
-use crate::install::{ACCOUNTS, USERS};
+use crate::host::{Host, is_system};
+use crate::install::{ACCOUNTS, ALL_ACCOUNTS, drop_ins};
 use crate::manifest::{FileKind, Manifest, UserRecord};
 use crate::output::Output;
 use crate::prefix::Prefix;
-use crate::unit_files::{self, Owner};
+use crate::unit_files;
 
 /// Removes an installation.
 ///
@@ -40,7 +40,7 @@ pub(crate) fn run(host: &dyn Host, args: &UninstallArgs, output: &mut Output<'_>
     }
     remove_units(host, &manifest, &mut notes, output)?;
     // The user goes before the directory that remembers what the account files were like.
-    remove_user(host, args, &prefix, &manifest, &mut notes, output)?;
+    remove_accounts(host, args, &prefix, &manifest, &mut notes, output)?;
     let kept = remove::files(&prefix, &manifest, &preserved(args, &prefix))?;
     output.progress("programs, configuration, data and directories");
     report(&prefix, backup, &kept, &notes, output);
@@ -105,8 +105,7 @@ fn confirm(args: &UninstallArgs, prefix: &Prefix) -> Outcome<()> {
 
 /// Whether the unit file is this installation's: another one may have taken the name over.
 fn is_ours(host: &dyn Host, manifest: &Manifest, unit: &str) -> Outcome<bool> {
-    let owner = unit_files::owner(&host.unit_directory().join(unit))?;
-    Ok(matches!(owner, Owner::Prefix(prefix) if prefix == manifest.prefix))
+    unit_files::is_of(&host.unit_directory().join(unit), &manifest.prefix)
 }
 
 fn ours<'a>(host: &dyn Host, manifest: &'a Manifest) -> Outcome<Vec<&'a str>> {
@@ -207,12 +206,37 @@ fn remove_units(
             ));
         }
     }
+    remove_drop_ins(host, manifest, notes, output)?;
     systemd.reload()?;
     for unit in manifest.loadable().filter(|unit| ours.contains(unit)) {
         systemd.reset_failed(unit)?;
     }
     if ours.contains(&crate::profile::NODE_AGENT) {
         remove_traces(host, manifest)?;
+    }
+    Ok(())
+}
+
+/// Takes the right to write to work directories back. What is in these is the administrator's.
+fn remove_drop_ins(
+    host: &dyn Host,
+    manifest: &Manifest,
+    notes: &mut Vec<String>,
+    output: &mut Output<'_>,
+) -> Outcome<()> {
+    for path in drop_ins(host) {
+        if unit_files::is_of(&path, &manifest.prefix)? {
+            remove::file(&path)?;
+            output.progress(&format!("removal of {}", path.display()));
+        }
+        if let Some(directory) = path.parent().filter(|directory| manifest.made(directory))
+            && !remove::empty_directory(directory)?
+        {
+            notes.push(format!(
+                "{} stays: there is something of yours in it",
+                directory.display()
+            ));
+        }
     }
     Ok(())
 }
@@ -245,7 +269,7 @@ fn remove_traces(host: &dyn Host, manifest: &Manifest) -> Outcome<()> {
     Ok(())
 }
 
-fn remove_user(
+fn remove_accounts(
     host: &dyn Host,
     args: &UninstallArgs,
     prefix: &Prefix,
@@ -263,16 +287,18 @@ fn remove_user(
         notes.push(format!("the user {name} stays; --remove-user removes it"));
         return Ok(());
     }
-    for name in USERS {
-        let Some(ids) = host.user(name)? else { continue };
-        if created.is_none() && !ids.is_system() {
+    for account in ALL_ACCOUNTS {
+        let Some(number) = account.look_up(host)? else {
+            continue;
+        };
+        if created.is_none() && !is_system(number) {
             notes.push(format!(
-                "the user {name} stays: it was there before, and is a person's account"
+                "the {account} stays: it was there before, and is a person's account"
             ));
             continue;
         }
-        host.remove_user(name)?;
-        output.progress(&format!("removal of the user {name}"));
+        host.remove_account(account)?;
+        output.progress(&format!("removal of the {account}"));
     }
     if let Some(record) = created {
         notes.extend(accounts::restore(
