@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep, interval_at, sleep, sleep_until};
 
 use crate::capacity;
-use crate::executor::{self, Command, Ended, Event, FINISH_LIMIT, Happened, Host, Pool};
+use crate::executor::{self, Beginning, Command, Ended, Event, FINISH_LIMIT, Happened, Host, Pool};
 use crate::ledger::Ledger;
 use crate::life::Life;
 use crate::link::{Link, LinkEvent};
@@ -90,6 +90,8 @@ pub struct Agent {
     heartbeat: Option<Interval>,
     watchdog: Option<Interval>,
     stopping: Option<Stopping>,
+    /// A signal has asked for the end.
+    signalled: bool,
     /// The agent is about to be started again; until then it waits for what its executors have in hand.
     handover: Option<Pin<Box<Sleep>>>,
     life: Life,
@@ -135,6 +137,7 @@ impl Agent {
             heartbeat: None,
             watchdog,
             stopping: None,
+            signalled: false,
             handover: None,
             held: None,
         }
@@ -173,14 +176,11 @@ impl Agent {
                 Step::Heartbeat => self.beat(),
                 Step::Watchdog => self.notifier.watchdog(),
                 Step::Status => self.status.publish(),
-                Step::Signal if self.stopping.is_some() => {
-                    tracing::warn!("asked to stop again: executors are killed");
-                    self.host.runtime.kill_all().await;
-                    return Ok(Outcome::Interrupted);
+                Step::Signal => {
+                    if let Some(outcome) = self.on_signal().await {
+                        return Ok(outcome);
+                    }
                 }
-                Step::Signal if self.handover.is_some() => return Ok(Outcome::HandedOver),
-                Step::Signal if self.host.runtime.is_restarting().await => self.hand_over(),
-                Step::Signal => self.stop("it was asked to stop"),
                 Step::Life => self.on_life(),
                 Step::StillStopping => self.still_stopping(),
                 Step::StopLimit => {
@@ -388,15 +388,20 @@ impl Agent {
         if self.stopping.is_some() {
             return self.ledger.refused(id.as_str(), "the node agent is stopping");
         }
-        let (commands, inbox) = unbounded_channel();
         self.logs.began(&order);
         self.ledger.started(id.clone(), &order);
+        self.begin(id, Beginning::Ordered(Box::new(order)));
+    }
+
+    /// Begins the life of an executor that is in the books.
+    fn begin(&mut self, id: ExecutorId, beginning: Beginning) {
+        let (commands, inbox) = unbounded_channel();
         self.commands.insert(id.clone(), commands);
         // In the background and on this thread, so that the launcher's parent is the main
         // thread, whose end is the end of the agent.
         tokio::spawn(executor::run(
             id,
-            order,
+            beginning,
             self.host.clone(),
             self.pool.clone(),
             inbox,

@@ -34,6 +34,10 @@ const AGENT_ONLY: &[&str] = &[
     "CREDENTIALS_DIRECTORY",
 ];
 
+/// Makes Python write what is printed when it is printed, and not when some kilobytes have come together or never,
+/// if the process is killed.
+const PYTHON_UNBUFFERED: &str = "PYTHONUNBUFFERED";
+
 /// Log level of services unless the agent's RUST_LOG or the application says otherwise.
 const DEFAULT_LOG: &str = "info";
 
@@ -90,6 +94,8 @@ impl Surroundings {
         for (name, value) in particulars.application {
             child.insert(name.clone(), expand(value, agent));
         }
+        let unbuffered = child.entry(PYTHON_UNBUFFERED.to_owned());
+        unbuffered.or_insert_with(|| "1".to_owned());
         if let Some(directory) = &particulars.temporary {
             for name in ["TMPDIR", "TEMP", "TMP"] {
                 child
@@ -180,6 +186,7 @@ mod tests {
             ("TMPDIR", "/tmp/app"),
             ("TEMP", "/tmp/app"),
             ("TMP", "/tmp/app"),
+            ("PYTHONUNBUFFERED", "1"),
         ] {
             assert_eq!(child.get(name).map(String::as_str), Some(value), "{name}");
         }
@@ -217,6 +224,7 @@ mod tests {
                 ("A", "app-$A-${HOME}-$NONE"),
                 ("HOME", "/app"),
                 ("FLAME_LOG", "trace"),
+                ("PYTHONUNBUFFERED", ""),
                 ("FLAME_INSTANCE_ENDPOINT", "/elsewhere"),
                 ("FLAME_ENDPOINT", "http://elsewhere:1"),
             ],
@@ -229,6 +237,7 @@ mod tests {
             ("FLAME_LOG", "trace"),
             ("TMP", "/mine"),
             ("TEMP", "/tmp/app"),
+            ("PYTHONUNBUFFERED", ""),
             ("FLAME_INSTANCE_ENDPOINT", "/run/e.sock"),
             ("FLAME_ENDPOINT", "http://127.0.0.1:8080"),
         ] {

@@ -169,6 +169,7 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         runtime,
         sockets,
         max_message_size: config.limits.max_message_size,
+        patience: settings.config.patience,
         directories,
     };
     let identity = Identity {

@@ -124,6 +124,8 @@ impl Settings {
             Key::Runtime => json!(config.runtime.as_str()),
             Key::Sandbox => json!(config.sandbox.as_str()),
             Key::WorkDirectories => json!(config.work_directories),
+            Key::StartTimeout => seconds(Some(config.patience.start)),
+            Key::EnterTimeout => seconds(config.patience.enter),
             Key::DrainTimeout => seconds(Some(config.life.drain_timeout)),
             Key::IdleTimeout => seconds(config.life.idle_timeout),
             Key::MaxLifetime => seconds(config.life.max_lifetime),
@@ -291,7 +293,7 @@ mod tests {
         let path = home.path().join("own.toml");
         std::fs::write(
             &path,
-            "[node]\nlabels = [\"zone=a\"]\n[life]\ndrain_timeout = \"1m\"\n",
+            "[node]\nlabels = [\"zone=a\"]\n[life]\ndrain_timeout = \"1m\"\n[runtime]\nenter_timeout = \"off\"\n",
         )
         .expect("written");
         let asked = Asked {
@@ -315,6 +317,11 @@ mod tests {
             setting("life.idle_timeout"),
             json!({"value": "off", "from": "default"})
         );
+        assert_eq!(
+            setting("runtime.start_timeout"),
+            json!({"value": "60s", "from": "default"})
+        );
+        assert_eq!(setting("runtime.enter_timeout")["value"], "off");
         let from = format!("{}, line 4", path.display());
         assert_eq!(
             setting("life.drain_timeout"),

@@ -97,7 +97,7 @@ async fn run(arguments: &Arguments) -> Result<(), String> {
                 .await
                 .map_err(|error| text(&error))?;
             println!("{exit} after {:.1} ms", milliseconds(begin));
-            println!("{}", process.last_errors());
+            println!("{}", process.last_errors().await);
             continue;
         }
         tokio::time::timeout(LIMIT, listening(&socket))

@@ -3,11 +3,10 @@
 use std::time::Duration;
 
 use flame_core::lifecycle::LifecycleEvent;
-use tokio::sync::mpsc::unbounded_channel;
 use tokio::time::sleep;
 
 use super::Agent;
-use crate::executor::{self, Command};
+use crate::executor::{Beginning, Command};
 use crate::runtime::Survivor;
 
 /// How long tasks that run may go on before the agent ends to be started again, and their results may take to be
@@ -26,17 +25,9 @@ impl Agent {
                 "goes on with an executor of the agent's last run"
             );
             self.life.worked();
-            let (commands, inbox) = unbounded_channel();
             self.logs.goes_on(&order);
             self.ledger.adopted(id.clone(), &order);
-            self.commands.insert(id, commands);
-            tokio::spawn(executor::resume(
-                survivor,
-                self.host.clone(),
-                self.pool.clone(),
-                inbox,
-                self.events.0.clone(),
-            ));
+            self.begin(id, Beginning::Survived(survivor));
         }
     }
 

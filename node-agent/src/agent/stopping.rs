@@ -44,6 +44,27 @@ pub(super) async fn turn(stopping: Option<&mut Stopping>) -> bool {
 }
 
 impl Agent {
+    /// A signal asks for the end. Whoever asks a second time does not want to wait; an end that began without a
+    /// signal, as [life] wants it, goes on as it is.
+    pub(super) async fn on_signal(&mut self) -> Option<Outcome> {
+        let again = std::mem::replace(&mut self.signalled, true);
+        if self.stopping.is_some() {
+            if again {
+                tracing::warn!("asked to stop again: executors are killed");
+                self.host.runtime.kill_all().await;
+                return Some(Outcome::Interrupted);
+            }
+            tracing::info!("asked to stop, which it does already; a second signal kills executors");
+        } else if self.handover.is_some() {
+            return Some(Outcome::HandedOver);
+        } else if self.host.runtime.is_restarting().await {
+            self.hand_over();
+        } else {
+            self.stop("it was asked to stop");
+        }
+        None
+    }
+
     /// Begins to stop, unless it has begun before.
     pub(super) fn stop(&mut self, reason: &str) {
         if self.stopping.is_some() {

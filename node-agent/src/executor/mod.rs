@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flame_core::ExecutorId;
+use flame_core::config::node::Patience;
 use flame_core::event::bind;
 use flame_rpc::node::{StartExecutor, TaskAttempt, TaskDone, TaskItem};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -41,8 +42,10 @@ pub const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 pub const GRACE: Duration = Duration::from_secs(5);
 /// How long the end of a killed process is awaited; the kernel may hold it in a disk wait.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
-/// After a broken connection: how long to see whether the process has died. The kernel closes
-/// the socket shortly before it reports the end, and a busy systemd tells of it a moment later.
+/// After a broken connection: how long to see whether the process has ended. The kernel closes the
+/// socket shortly before.
+const END_LIMIT: Duration = Duration::from_millis(100);
+/// How long the runtime may take to say how a process has ended: systemd may be busy.
 const DEATH_LIMIT: Duration = Duration::from_secs(5);
 
 /// What all executors of this agent share.
@@ -57,6 +60,8 @@ pub struct Host {
     pub sockets: SocketWatch,
     /// Largest message to and from a service, in bytes.
     pub max_message_size: usize,
+    /// How long services may take to begin.
+    pub patience: Patience,
 }
 
 /// What an executor is told.
@@ -124,18 +129,29 @@ pub enum Ended {
 /// What happened to which executor.
 pub type Event = (ExecutorId, Happened);
 
+/// How the life of an executor begins in this run of the agent.
+pub enum Beginning {
+    /// As the session manager asks.
+    Ordered(Box<StartExecutor>),
+    /// An earlier run has bound it. Its session is not entered again.
+    Survived(Survivor),
+}
+
 /// One executor from start to end. Sends [`Happened::Ended`] as its last event, when its process
 /// is gone and its files are removed, or the process is parked.
 pub async fn run(
     id: ExecutorId,
-    order: StartExecutor,
+    beginning: Beginning,
     host: Arc<Host>,
     pool: Arc<Pool>,
     commands: UnboundedReceiver<Command>,
     events: UnboundedSender<Event>,
 ) {
     let mut inbox = Inbox::new(id.clone(), commands, events.clone());
-    let ended = live(&id, &order, &host, &pool, &mut inbox).await;
+    let ended = match beginning {
+        Beginning::Ordered(order) => live(&id, &order, &host, &pool, &mut inbox).await,
+        Beginning::Survived(survivor) => go_on(&id, survivor, &host, &pool, &mut inbox).await,
+    };
     // The agent's loop is gone only when the whole agent is.
     let _ = events.send((id, Happened::Ended(ended)));
 }
@@ -169,21 +185,6 @@ async fn live(
     serve(id, process, kind, pool, inbox).await
 }
 
-/// An executor that an earlier run of the agent has bound, from here on as [`run`]. Its session is not entered again.
-pub async fn resume(
-    survivor: Survivor,
-    host: Arc<Host>,
-    pool: Arc<Pool>,
-    commands: UnboundedReceiver<Command>,
-    events: UnboundedSender<Event>,
-) {
-    let id = survivor.owner.executor.clone();
-    let mut inbox = Inbox::new(id.clone(), commands, events.clone());
-    let ended = go_on(&id, survivor, &host, &pool, &mut inbox).await;
-    // The agent's loop is gone only when the whole agent is.
-    let _ = events.send((id, Happened::Ended(ended)));
-}
-
 async fn go_on(
     id: &ExecutorId,
     survivor: Survivor,
@@ -202,10 +203,10 @@ async fn go_on(
     let service = match service::connect_again(host, &socket, &owner.session).await {
         Ok(service) => service,
         Err(error) => {
-            // Its socket may be closed a moment before its end is known.
-            let message = match timeout(DEATH_LIMIT, process.exited()).await {
-                Ok(exit) => obituary(exit, process.as_ref()),
-                Err(_) => {
+            // Its socket may be closed a moment before it has ended.
+            let message = match death(process.as_ref()).await {
+                Some(exit) => obituary(exit, process.as_ref()).await,
+                None => {
                     end(process.as_ref()).await;
                     let error = chain(&error);
                     format!("the service did not answer after a restart of the node agent: {error}")
@@ -338,15 +339,15 @@ async fn reuse(
         }
         Err(error) => error,
     };
+    let lost = matches!(error, EnterError::Unreachable(_) | EnterError::Exited(_));
+    let error = error.into_bind_error(process.as_ref()).await;
     let room = parked.end().await;
-    match error {
-        EnterError::Refused(_) => Reused::Ended(error.into_bind_error(process.as_ref()).into()),
-        EnterError::Unreachable(_) | EnterError::Exited(_) => {
-            let reason = error.into_bind_error(process.as_ref()).message;
-            tracing::info!(executor = %id, "a new service process is started instead of a parked one: {reason}");
-            Reused::Lost(room)
-        }
+    if !lost {
+        return Reused::Ended(error.into());
     }
+    let reason = error.message;
+    tracing::info!(executor = %id, "a new service process is started instead of a parked one: {reason}");
+    Reused::Lost(room)
 }
 
 /// Ends the process: asks, waits, makes.
@@ -389,12 +390,24 @@ impl From<BindError> for Ended {
     }
 }
 
+/// After a broken connection: how the process has ended. `None`: it lives.
+async fn death(process: &dyn Running) -> Option<Exit> {
+    timeout(END_LIMIT, process.main_ended()).await.ok()?;
+    let told = timeout(DEATH_LIMIT, process.exited()).await;
+    Some(told.unwrap_or(Exit::Unknown))
+}
+
 /// How a process ended, with what it said last.
-fn obituary(exit: Exit, process: &dyn Running) -> String {
-    let last = process.last_errors();
+async fn obituary(exit: Exit, process: &dyn Running) -> String {
+    with_last_errors(format!("the service process {exit}"), process).await
+}
+
+/// What went wrong, with what the process said last.
+async fn with_last_errors(what: String, process: &dyn Running) -> String {
+    let last = process.last_errors().await;
     if last.is_empty() {
-        format!("the service process {exit}; it wrote nothing to its standard error")
+        format!("{what}; it wrote nothing to its standard error")
     } else {
-        format!("the service process {exit}; its last lines on standard error:\n{last}")
+        format!("{what}; its last lines on standard error:\n{last}")
     }
 }

@@ -15,12 +15,10 @@ use tonic::Status;
 use super::call::Caller;
 use super::connection::{ConnectError, Connection};
 use super::stream::TaskStream;
-use super::{BindError, DEATH_LIMIT, Host, obituary};
+use super::{BindError, Host, death, obituary, with_last_errors};
 use crate::link::chain;
 use crate::runtime::{Exit, Running};
 
-/// How long a service may take to listen on its socket.
-const START_LIMIT: Duration = Duration::from_secs(60);
 /// First and longest wait between attempts to connect to a socket that exists but is not yet
 /// listened on: usually microseconds pass between the two.
 const CONNECT_WAIT: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
@@ -35,6 +33,8 @@ pub(super) struct Service {
     /// The session that it serves, or served last.
     session: String,
     limit: usize,
+    /// How long OnSessionEnter may take.
+    enter_limit: Option<Duration>,
 }
 
 /// A task that failed because the call did.
@@ -53,6 +53,8 @@ pub(super) enum EnterError {
     Unreachable(String),
     /// Its process has ended.
     Exited(Exit),
+    /// It has not answered for that long.
+    Hangs(Duration),
 }
 
 /// Waits for the service to listen, connects, and calls OnSessionEnter.
@@ -69,18 +71,23 @@ pub(super) async fn bring_up(
         exit = &mut exited => {
             return Err(BindError::new(
                 bind::PROCESS,
-                format!("{} (it ended before it listened on its socket)", obituary(exit, process)),
+                format!("{} (it ended before it listened on its socket)", obituary(exit, process).await),
             ));
         }
-        connected = timeout(START_LIMIT, connect(host, socket)) => connected,
+        connected = timeout(host.patience.start, connect(host, socket)) => connected,
     };
     let Ok(connection) = connected else {
-        return Err(BindError::new(bind::PROCESS, no_socket(process)));
+        let limit = host.patience.start.as_secs();
+        let message = format!("the service did not listen on FLAME_INSTANCE_ENDPOINT within {limit} s");
+        return Err(BindError::new(
+            bind::PROCESS,
+            with_last_errors(message, process).await,
+        ));
     };
     let mut service = Service::new(host, socket, connection);
     match service.enter(order, process).await {
         Ok(()) => Ok(service),
-        Err(error) => Err(error.into_bind_error(process)),
+        Err(error) => Err(error.into_bind_error(process).await),
     }
 }
 
@@ -96,19 +103,6 @@ pub(super) async fn connect_again(
     Ok(service)
 }
 
-fn no_socket(process: &dyn Running) -> String {
-    let last = process.last_errors();
-    let said = if last.is_empty() {
-        String::new()
-    } else {
-        format!("; its last lines on standard error:\n{last}")
-    };
-    format!(
-        "the service did not listen on FLAME_INSTANCE_ENDPOINT within {} s{said}",
-        START_LIMIT.as_secs()
-    )
-}
-
 async fn connect(host: &Host, socket: &Path) -> Connection {
     host.sockets.appeared(socket).await;
     let (mut wait, longest) = CONNECT_WAIT;
@@ -119,6 +113,17 @@ async fn connect(host: &Host, socket: &Path) -> Connection {
         }
         sleep(wait).await;
         wait = (wait * 2).min(longest);
+    }
+}
+
+/// Completes with `limit` when that is over.
+async fn over(limit: Option<Duration>) -> Duration {
+    match limit {
+        Some(limit) => {
+            sleep(limit).await;
+            limit
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -140,10 +145,14 @@ pub(super) fn in_words(call: &str, status: &Status) -> String {
 
 impl EnterError {
     /// As the session's events show it.
-    pub(super) fn into_bind_error(self, process: &dyn Running) -> BindError {
+    pub(super) async fn into_bind_error(self, process: &dyn Running) -> BindError {
         let message = match self {
             Self::Refused(message) | Self::Unreachable(message) => message,
-            Self::Exited(exit) => format!("in OnSessionEnter, {}", obituary(exit, process)),
+            Self::Exited(exit) => format!("in OnSessionEnter, {}", obituary(exit, process).await),
+            Self::Hangs(limit) => {
+                let message = format!("OnSessionEnter did not return within {} s", limit.as_secs());
+                with_last_errors(message, process).await
+            }
         };
         BindError::new(bind::SESSION_ENTER, message)
     }
@@ -158,6 +167,7 @@ impl Service {
             socket: socket.to_path_buf(),
             session: String::new(),
             limit: host.max_message_size,
+            enter_limit: host.patience.enter,
         }
     }
 
@@ -169,16 +179,18 @@ impl Service {
     ) -> Result<(), EnterError> {
         self.session.clone_from(&order.session_id);
         let mut exited = process.exited();
+        let limit = self.enter_limit;
         let entered = tokio::select! {
             biased;
             entered = self.call_enter(order) => entered,
-            exit = &mut exited => return Err(EnterError::Exited(exit)),
+            exit = &mut exited => Err(EnterError::Exited(exit)),
+            limit = over(limit) => Err(EnterError::Hangs(limit)),
         };
         match entered {
-            // The connection breaks a moment before the process's end is known.
-            Err(EnterError::Unreachable(message)) => match timeout(DEATH_LIMIT, exited).await {
-                Ok(exit) => Err(EnterError::Exited(exit)),
-                Err(_) => Err(EnterError::Unreachable(message)),
+            // The connection breaks a moment before the process has ended.
+            Err(EnterError::Unreachable(message)) => match death(process).await {
+                Some(exit) => Err(EnterError::Exited(exit)),
+                None => Err(EnterError::Unreachable(message)),
             },
             other => other,
         }

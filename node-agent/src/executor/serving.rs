@@ -8,15 +8,20 @@ use flame_rpc::v1::TaskOutcome;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::connection::ConnectError;
 use super::inbox::Inbox;
 use super::kind::Kind;
 use super::service::{InvokeError, Service, in_words};
 use super::stream::{News, Over, Remains, TaskStream};
-use super::{DEATH_LIMIT, Ended, Happened, LEAVE_LIMIT, end, obituary};
+use super::{DEATH_LIMIT, Ended, Happened, LEAVE_LIMIT, death, end, obituary};
 use crate::runtime::{Exit, Running};
 
 /// How long to read what a process had sent before it ended; it is all there.
 const REST_LIMIT: Duration = Duration::from_millis(500);
+
+/// How long a process may take to end that lives and does not listen any more: it is most likely about to, and
+/// then its task is given to another one instead of having failed.
+const PARTING_LIMIT: Duration = Duration::from_secs(1);
 
 /// A bound executor.
 pub(super) struct Serving<'a> {
@@ -190,12 +195,20 @@ impl Serving<'_> {
             Over::Failed(message) => Some(message.clone()),
             Over::Broken(status) => Some(in_words("OnTaskStream", status)),
         };
-        // An end in order, or of the connection, comes from a process that is about to go.
-        if matches!(over, Over::Orderly | Over::Broken(_))
-            && let Ok(exit) = timeout(DEATH_LIMIT, &mut *exited).await
-        {
-            let running = failure.is_some() && !tasks.is_empty();
-            return Err(self.died(exit, running));
+        let mut deaf = None;
+        match over {
+            // An end in order comes from a process that is about to go.
+            Over::Orderly => {
+                if let Ok(exit) = timeout(DEATH_LIMIT, &mut *exited).await {
+                    return Err(self.died(exit, false).await);
+                }
+            }
+            Over::Broken(_) => match self.reconnect().await {
+                Reconnected::Lives => {}
+                Reconnected::Died(exit) => return Err(self.died(exit, !tasks.is_empty()).await),
+                Reconnected::Deaf(error) => deaf = Some(error),
+            },
+            Over::Refused | Over::Failed(_) => {}
         }
         if let Some(message) = failure
             && let Some(task) = tasks.pop_front()
@@ -218,9 +231,10 @@ impl Serving<'_> {
             returned.extend(unsent);
             self.inbox.tell(Happened::Returned(returned));
         }
-        match over {
-            Over::Refused | Over::Orderly | Over::Failed(_) => Ok(Again::Calls),
-            Over::Broken(_) => self.reconnect().await.map(|()| Again::Stream),
+        match (over, deaf) {
+            (_, Some(error)) => Err(self.deaf(&error).await),
+            (Over::Refused | Over::Orderly | Over::Failed(_), None) => Ok(Again::Calls),
+            (Over::Broken(_), None) => Ok(Again::Stream),
         }
     }
 
@@ -233,7 +247,7 @@ impl Serving<'_> {
             }
             let Some(task) = self.inbox.queue.pop_front() else {
                 tokio::select! {
-                    exit = &mut exited => return self.died(exit, false).into(),
+                    exit = &mut exited => return self.died(exit, false).await.into(),
                     () = self.inbox.take() => continue,
                     () = self.service.idle() => continue,
                 }
@@ -263,38 +277,51 @@ impl Serving<'_> {
                 Turn::Finished(Ok(done)) => self.inbox.tell_done(vec![done]),
                 Turn::Finished(Err(InvokeError { done, broken })) => {
                     self.kind = None;
-                    if broken && let Ok(exit) = timeout(DEATH_LIMIT, &mut exited).await {
-                        return self.died(exit, true).into();
+                    let after = match broken {
+                        true => self.reconnect().await,
+                        false => Reconnected::Lives,
+                    };
+                    if let Reconnected::Died(exit) = after {
+                        return self.died(exit, true).await.into();
                     }
                     self.inbox.tell_done(vec![done]);
-                    if broken && let Err(ended) = self.reconnect().await {
-                        return ended.into();
+                    if let Reconnected::Deaf(error) = after {
+                        return self.deaf(&error).await.into();
                     }
                 }
-                Turn::Exited(exit) => return self.died(exit, true).into(),
+                Turn::Exited(exit) => return self.died(exit, true).await.into(),
                 Turn::Released => return self.leave(true).await,
             }
         }
     }
 
-    /// A new connection to a process that lives, or the end of it.
-    async fn reconnect(&mut self) -> Result<(), Ended> {
+    /// After a broken connection: a new one, if the process lives.
+    async fn reconnect(&mut self) -> Reconnected {
+        if let Some(exit) = death(self.process).await {
+            return Reconnected::Died(exit);
+        }
         let Err(error) = self.service.reconnect().await else {
-            return Ok(());
+            return Reconnected::Lives;
         };
+        match timeout(PARTING_LIMIT, self.process.exited()).await {
+            Ok(exit) => Reconnected::Died(exit),
+            Err(_) => Reconnected::Deaf(error),
+        }
+    }
+
+    /// Ends a process that does not listen any more.
+    async fn deaf(&self, error: &ConnectError) -> Ended {
         end(self.process).await;
-        Err(Ended::Died {
-            message: format!(
-                "the service no longer answers on its socket: {}",
-                crate::link::chain(&error)
-            ),
+        let error = crate::link::chain(error);
+        Ended::Died {
+            message: format!("the service no longer answers on its socket: {error}"),
             running: false,
-        })
+        }
     }
 
     async fn ended(mut self, stream: TaskStream, ending: Ending) -> Parting {
         match ending {
-            Ending::Died { exit, running } => self.died(exit, running).into(),
+            Ending::Died { exit, running } => self.died(exit, running).await.into(),
             Ending::Released { running } => {
                 if running || self.kind.is_none() {
                     // Ends it on the service's side too, which then has no reason to stay.
@@ -308,9 +335,9 @@ impl Serving<'_> {
         }
     }
 
-    fn died(&self, exit: Exit, running: bool) -> Ended {
+    async fn died(&self, exit: Exit, running: bool) -> Ended {
         Ended::Died {
-            message: obituary(exit, self.process),
+            message: obituary(exit, self.process).await,
             running,
         }
     }
@@ -350,6 +377,15 @@ async fn reached(limit: Option<Instant>) {
         Some(limit) => sleep_until(limit).await,
         None => std::future::pending().await,
     }
+}
+
+/// What came of a process whose connection broke.
+enum Reconnected {
+    /// It has a new one.
+    Lives,
+    Died(Exit),
+    /// It lives, and nobody listens on its socket.
+    Deaf(ConnectError),
 }
 
 /// How tasks are given on.

@@ -1,6 +1,7 @@
 //! How service processes are started and ended. [`process::ProcessRuntime`] makes plain child
 //! processes, [`systemd::SystemdRuntime`] asks systemd for units.
 
+mod main_process;
 pub mod process;
 pub mod systemd;
 
@@ -11,8 +12,10 @@ use std::path::PathBuf;
 use flame_core::{ExecutorId, Resources};
 use flame_rpc::node::StartExecutor;
 use flame_systemd::manager::SystemdError;
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::directories::DirectoryError;
 use crate::spec::{Spec, SpecError};
@@ -242,7 +245,10 @@ pub trait Running: Send + Sync {
     fn invocation(&self) -> Option<String> {
         None
     }
-    /// Completes when it has ended, at once if it has already.
+    /// Completes when the main process has ended, at once if it has already. The runtime has then yet to see to
+    /// what it left behind, and to find out how it ended.
+    fn main_ended(&self) -> BoxFuture<'_, ()>;
+    /// Completes when nothing of it is left and it is known how it ended, at once if that is so already.
     fn exited(&self) -> BoxFuture<'_, Exit>;
     /// Its service is bound to the session: if it can outlive the agent, it is written down for the agent's next run.
     fn remember(&self) {}
@@ -258,8 +264,22 @@ pub trait Running: Send + Sync {
         let _ = executor;
         Box::pin(std::future::ready(()))
     }
-    /// The last lines that it wrote to its standard error for its present executor, joined.
-    fn last_errors(&self) -> String;
+    /// The last lines that it wrote to its standard error for its present executor, joined. Of one that has ended
+    /// as asked they may be gone.
+    fn last_errors(&self) -> BoxFuture<'_, String>;
+}
+
+/// Completes when the runtime has said how a process ended.
+fn told(exit: &watch::Receiver<Option<Exit>>) -> BoxFuture<'static, Exit> {
+    let mut exit = exit.clone();
+    async move {
+        match exit.wait_for(Option::is_some).await {
+            Ok(exit) => exit.unwrap_or(Exit::Unknown),
+            // Who would say it is gone: the agent ends.
+            Err(_) => Exit::Unknown,
+        }
+    }
+    .boxed()
 }
 
 #[cfg(test)]

@@ -11,14 +11,14 @@ use std::time::Duration;
 use flame_core::ExecutorId;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
-use tokio::io::unix::AsyncFd;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::{Exit, Launch, Owner, Running, Runtime, Site, StartError, Stop};
+use super::main_process::MainProcess;
+use super::{Exit, Launch, Owner, Running, Runtime, Site, StartError, Stop, told};
 use crate::capture::{self, BoundedFile, Switch, Tail};
 use crate::directories::Directories;
 
@@ -98,12 +98,8 @@ impl ProcessRuntime {
         ];
         let (outputs, readers): (Vec<Output>, Vec<JoinHandle<()>>) =
             outputs.into_iter().flatten().flatten().unzip();
-        let pidfd = pidfd_open(group, PidfdFlags::NONBLOCK).map_err(std::io::Error::from);
-        // Its successor is unsafe because of types that do not keep their descriptor; OwnedFd does.
-        #[allow(deprecated)]
-        let registered = pidfd.and_then(AsyncFd::new);
-        let pidfd = match registered {
-            Ok(pidfd) => pidfd,
+        let process = match MainProcess::open(group) {
+            Ok(process) => Arc::new(process),
             Err(error) => {
                 drop(guard);
                 // Killed by the guard; collected so that no zombie stays.
@@ -112,9 +108,10 @@ impl ProcessRuntime {
             }
         };
         let (ended, exit) = watch::channel(None);
-        tokio::spawn(watch_to_the_end(child, pidfd, guard, readers, ended));
+        tokio::spawn(watch_to_the_end(child, process.clone(), guard, readers, ended));
         Ok(ProcessHandle {
             pid,
+            process,
             group,
             reaped,
             exit,
@@ -214,6 +211,7 @@ struct ProcessOfExecutor {
 
 struct ProcessHandle {
     pid: u32,
+    process: Arc<MainProcess>,
     group: Pid,
     reaped: Arc<AtomicBool>,
     exit: watch::Receiver<Option<Exit>>,
@@ -226,15 +224,12 @@ impl Running for ProcessOfExecutor {
         self.handle.pid
     }
 
+    fn main_ended(&self) -> BoxFuture<'_, ()> {
+        self.handle.process.ended().boxed()
+    }
+
     fn exited(&self) -> BoxFuture<'_, Exit> {
-        let mut exit = self.handle.exit.clone();
-        async move {
-            match exit.wait_for(Option::is_some).await {
-                Ok(exit) => exit.unwrap_or(Exit::Unknown),
-                Err(_) => Exit::Unknown,
-            }
-        }
-        .boxed()
+        told(&self.handle.exit)
     }
 
     fn stop(&self, how: Stop) {
@@ -260,8 +255,8 @@ impl Running for ProcessOfExecutor {
         .boxed()
     }
 
-    fn last_errors(&self) -> String {
-        self.handle.tail.text()
+    fn last_errors(&self) -> BoxFuture<'_, String> {
+        async { self.handle.tail.text() }.boxed()
     }
 }
 
@@ -290,16 +285,14 @@ fn signal_group(group: Pid, signal: Signal) {
 /// Awaits the end, ends what the process left behind, and reports once its output is read.
 async fn watch_to_the_end(
     mut child: Child,
-    pidfd: AsyncFd<OwnedFd>,
+    process: Arc<MainProcess>,
     guard: Group,
     outputs: Vec<JoinHandle<()>>,
     ended: watch::Sender<Option<Exit>>,
 ) {
-    // A pidfd becomes readable when the process has ended. Until `wait` collects it, neither its
-    // number nor that of its group is used anew, so this is the moment to signal the group.
-    if let Err(error) = pidfd.readable().await {
-        tracing::error!(%error, "cannot await the end of process {}", child.id());
-    }
+    process.ended().await;
+    // Until `wait` collects it, neither its number nor that of its group is used anew, so this is the moment to
+    // signal the group.
     signal_group(guard.group, Signal::KILL);
     let exit = child.wait().map_or(Exit::Unknown, exit_of);
     guard.reaped.store(true, Ordering::Release);

@@ -1,5 +1,7 @@
 //! Binding: what a service gets, and every way in which it can go wrong.
 
+use std::time::{Duration, Instant};
+
 use flame_rpc::node::{ExecutorPhase, StartExecutor};
 
 use crate::harness::{Agent, Manager, order, variable};
@@ -168,6 +170,40 @@ async fn every_failure_to_bind_has_its_code_and_its_reason() {
     assert_eq!(agent.list("work/executors/node-1"), [""; 0]);
     assert_eq!(agent.list("work/sockets"), [""; 0]);
     link.bind(order("good", "ok")).await;
+}
+
+#[tokio::test]
+async fn a_service_that_takes_too_long_to_begin_is_ended_and_its_last_words_are_told() {
+    let mut manager = Manager::start().await;
+    let settings = "[runtime]\nstart_timeout = \"1s\"\nenter_timeout = \"2s\"\n";
+    let agent = Agent::start_with(manager.address, settings);
+    let (mut link, _) = manager.welcome().await;
+    for (behaviour, code, words, limit) in [
+        (
+            "never-listen",
+            11,
+            "the service did not listen on FLAME_INSTANCE_ENDPOINT within 1 s",
+            1,
+        ),
+        ("hang-in-enter", 12, "OnSessionEnter did not return within 2 s", 2),
+    ] {
+        let began = Instant::now();
+        link.start(order(behaviour, behaviour)).await;
+        let update = link.update().await;
+        assert_eq!(
+            (update.phase(), update.code),
+            (ExecutorPhase::BindFailed, code),
+            "{}",
+            update.message
+        );
+        assert!(began.elapsed() >= Duration::from_secs(limit));
+        let last: Vec<String> = (6..=25).map(|line| format!("line {line} of 25")).collect();
+        let expected = format!("{words}; its last lines on standard error:\n{}", last.join("\n"));
+        assert_eq!(update.message, expected);
+    }
+    // Their processes are gone, and nothing of them is left.
+    assert_eq!(agent.list("work/sockets"), [""; 0]);
+    assert_eq!(agent.children(), [""; 0]);
 }
 
 #[tokio::test]

@@ -32,6 +32,27 @@ async fn leaves(link: &mut Link) -> String {
     draining.reason
 }
 
+/// The agent has left and ends in order.
+async fn ends(agent: &mut Agent, link: Link) {
+    drop(link);
+    assert_eq!(agent.exit().await.code(), Some(0), "{}", agent.log());
+}
+
+/// An agent at the end of its time, with a task that runs until the file is there.
+async fn drains() -> (Agent, Link, String) {
+    let mut manager = Manager::start().await;
+    let agent = Agent::start_with(manager.address, "[life]\nmax_lifetime = \"2s\"\n");
+    let (mut link, _) = manager.welcome().await;
+    link.bind(order("e1", "ok")).await;
+    let told = agent.path("told").display().to_string();
+    link.tasks("e1", 1, &[format!("until:{told}").as_str()]).await;
+    let from_agent::Message::Draining(draining) = link.next_news().await else {
+        panic!("it drains");
+    };
+    assert!(draining.reason.contains("max_lifetime"), "{}", draining.reason);
+    (agent, link, told)
+}
+
 #[tokio::test]
 async fn an_idle_agent_leaves_only_when_the_manager_agrees() {
     let mut manager = Manager::start().await;
@@ -47,8 +68,7 @@ async fn an_idle_agent_leaves_only_when_the_manager_agrees() {
     asked(&mut link).await;
     answer(&link, true).await;
     leaves(&mut link).await;
-    drop(link);
-    assert_eq!(agent.exit().await.code(), Some(0), "{}", agent.log());
+    ends(&mut agent, link).await;
 }
 
 #[tokio::test]
@@ -66,8 +86,7 @@ async fn an_agent_that_cannot_ask_is_not_idle() {
     asked(&mut link).await;
     answer(&link, true).await;
     leaves(&mut link).await;
-    drop(link);
-    assert_eq!(agent.exit().await.code(), Some(0), "{}", agent.log());
+    ends(&mut agent, link).await;
 }
 
 #[tokio::test]
@@ -104,30 +123,30 @@ async fn an_ephemeral_agent_leaves_after_the_work_of_its_session() {
     assert!(reason.contains("ephemeral"), "{reason}");
     answer(&link, true).await;
     leaves(&mut link).await;
-    drop(link);
-    assert_eq!(agent.exit().await.code(), Some(0), "{}", agent.log());
+    ends(&mut agent, link).await;
 }
 
 #[tokio::test]
-async fn an_agent_drains_at_the_end_of_its_time_and_lets_the_task_finish() {
-    let mut manager = Manager::start().await;
-    let mut agent = Agent::start_with(manager.address, "[life]\nmax_lifetime = \"2s\"\n");
-    let (mut link, _) = manager.welcome().await;
-    link.bind(order("e1", "ok")).await;
-    let told = agent.path("told").display().to_string();
-    link.tasks("e1", 1, &[format!("until:{told}").as_str()]).await;
-    let from_agent::Message::Draining(draining) = link.next_news().await else {
-        panic!("it drains");
-    };
-    assert!(draining.reason.contains("max_lifetime"), "{}", draining.reason);
+async fn an_agent_drains_at_the_end_of_its_time_and_lets_the_task_finish_whatever_a_signal_says() {
+    let (mut agent, mut link, told) = drains().await;
+    agent.signal(Signal::TERM);
+    agent.logged("asked to stop, which it does already").await;
     std::fs::write(told, "").expect("writable");
     let batch = link.batch().await;
     assert_eq!(batch.results[0].return_code, 0);
     link.ack(batch.sequence).await;
     assert_eq!(link.update().await.phase(), ExecutorPhase::Released);
     assert!(matches!(link.next_news().await, from_agent::Message::Leave(_)));
-    drop(link);
-    assert_eq!(agent.exit().await.code(), Some(0), "{}", agent.log());
+    ends(&mut agent, link).await;
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_an_agent_that_drains_at_once() {
+    let (mut agent, _link, _) = drains().await;
+    agent.signal(Signal::TERM);
+    agent.logged("asked to stop, which it does already").await;
+    agent.signal(Signal::TERM);
+    assert_eq!(agent.exit().await.code(), Some(143), "{}", agent.log());
 }
 
 #[tokio::test]
@@ -151,6 +170,5 @@ async fn a_task_has_the_time_to_finish_that_the_administrator_gives_it() {
         "not the time of a release: {took:?}"
     );
     assert!(matches!(link.next_news().await, from_agent::Message::Leave(_)));
-    drop(link);
-    assert_eq!(agent.exit().await.code(), Some(0), "{}", agent.log());
+    ends(&mut agent, link).await;
 }

@@ -328,6 +328,17 @@ impl Agent {
         self.child.wait().expect("it has ended")
     }
 
+    /// Its children and their states, as `ps` says; zombies have Z.
+    pub(crate) fn children(&self) -> Vec<String> {
+        let pid = self.child.id().to_string();
+        let listed = Command::new("ps")
+            .args(["-o", "pid=,stat=,args=", "--ppid", &pid])
+            .output()
+            .expect("ps");
+        let listed = String::from_utf8(listed.stdout).expect("UTF-8");
+        listed.lines().map(str::to_owned).collect()
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("log")).expect("log")
     }

@@ -28,6 +28,14 @@ fn session(task: u64) -> OpenLog {
     }
 }
 
+/// As [`session`], and what is written from then on.
+fn follow() -> OpenLog {
+    OpenLog {
+        follow: true,
+        ..session(0)
+    }
+}
+
 async fn tell(link: &Link, log: u64, order: Order) {
     let order = Some(order);
     link.send(to_agent::Message::Log(LogOrder { log, order })).await;
@@ -133,11 +141,7 @@ async fn a_log_is_followed_until_nothing_more_will_be_written() {
     let mut manager = Manager::start().await;
     let _agent = Agent::start(manager.address);
     let (mut link, _) = manager.welcome().await;
-    let follow = OpenLog {
-        follow: true,
-        ..session(0)
-    };
-    tell(&link, 1, Order::Open(follow)).await;
+    tell(&link, 1, Order::Open(follow())).await;
     assert!(chunk(&mut link).await.caught_up, "nothing is there yet");
     link.bind(reusable("e1", "session-1", "ok")).await;
     link.tasks("e1", 1, &["say:one"]).await;
@@ -184,9 +188,8 @@ async fn a_flood_that_nobody_reads_delays_no_result_and_no_heartbeat() {
     let (mut link, _) = manager.welcome().await;
     link.bind(order("e1", "ok")).await;
     let follow = OpenLog {
-        follow: true,
         credit: 2,
-        ..session(0)
+        ..follow()
     };
     tell(&link, 1, Order::Open(follow)).await;
     link.tasks("e1", 1, &[&format!("flood:{MEGABYTES}")]).await;
@@ -237,24 +240,20 @@ async fn the_number_of_logs_is_bounded_and_a_reader_that_goes_makes_room() {
     let mut manager = Manager::start().await;
     let _agent = Agent::start(manager.address);
     let (mut link, _) = manager.welcome().await;
-    let follow = OpenLog {
-        follow: true,
-        ..session(0)
-    };
     for log in 1..=16 {
-        tell(&link, log, Order::Open(follow.clone())).await;
+        tell(&link, log, Order::Open(follow())).await;
         assert!(chunk(&mut link).await.caught_up);
     }
-    let (_, _, end) = all(&mut link, 17, follow.clone()).await;
+    let (_, _, end) = all(&mut link, 17, follow()).await;
     assert!(end.error.expect("refused").contains("16 logs"));
     tell(&link, 3, Order::Close(CloseLog {})).await;
-    tell(&link, 18, Order::Open(follow.clone())).await;
+    tell(&link, 18, Order::Open(follow())).await;
     let next = chunk(&mut link).await;
     assert_eq!((next.log, next.end), (18, None));
     // A new link begins with none.
     drop(link);
     let (mut link, _) = manager.welcome().await;
-    tell(&link, 1, Order::Open(follow)).await;
+    tell(&link, 1, Order::Open(follow())).await;
     assert_eq!(chunk(&mut link).await.end, None);
 }
 

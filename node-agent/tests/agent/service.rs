@@ -42,7 +42,10 @@ fn service_process() {
             std::process::exit(3);
         }
         "crash-early" => std::process::abort(),
-        "never-listen" => std::thread::sleep(Duration::MAX),
+        "never-listen" => {
+            write_lines();
+            std::thread::sleep(Duration::MAX);
+        }
         "chatter" => print!("{}", "0123456789\n".repeat(100_000)),
         "with-child" => {
             let child = std::process::Command::new("sleep").arg("1000").spawn();
@@ -51,40 +54,64 @@ fn service_process() {
         }
         _ => {}
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("runtime");
     let (hang_up, mut hung_up) = tokio::sync::mpsc::channel(1);
-    let streams = behaviour.starts_with("stream");
-    if let Ok(path) = std::env::var("HANG_UP_FILE") {
-        runtime.spawn(hang_up_when_asked(path.into(), hang_up.clone()));
-    }
-    let slow = behaviour == "slow-exit";
+    let goes_on_listening = behaviour.ends_with("-listening");
     let service = Arc::new(Service {
         behaviour,
         sessions: Mutex::default(),
         hang_up,
     });
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("socket");
+    listener.set_nonblocking(true).expect("a socket");
+    if goes_on_listening {
+        serve(
+            &service,
+            listener.try_clone().expect("a descriptor"),
+            &mut hung_up,
+        );
+    }
+    serve(&service, listener, &mut hung_up);
+    std::fs::write("hung-up", "").expect("working directory");
+    std::thread::sleep(Duration::MAX);
+}
+
+/// Serves until it is to hang up; closes every connection then, while the process lives on.
+fn serve(
+    service: &Arc<Service>,
+    listener: std::os::unix::net::UnixListener,
+    hung_up: &mut tokio::sync::mpsc::Receiver<()>,
+) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("runtime");
+    if let Ok(path) = std::env::var("HANG_UP_FILE") {
+        runtime.spawn(hang_up_when_asked(path.into(), service.hang_up.clone()));
+    }
+    let streams = service.behaviour.starts_with("stream");
     let streams = streams.then(|| InstanceStreamServer::new(Streamed(service.clone())));
     runtime.block_on(async {
-        if slow {
+        if service.behaviour == "slow-exit" {
             tokio::spawn(exit_slowly());
         }
-        let listener = UnixListener::bind(&socket).expect("socket");
+        let listener = UnixListener::from_std(listener).expect("a runtime");
         tokio::select! {
             served = tonic::transport::Server::builder()
-                .add_service(InstanceServer::from_arc(service))
+                .add_service(InstanceServer::from_arc(service.clone()))
                 .add_optional_service(streams)
                 .serve_with_incoming(UnixListenerStream::new(listener)) => served.expect("served"),
             _ = hung_up.recv() => {}
         }
     });
-    // Closes every connection, while the process lives on.
     runtime.shutdown_timeout(Duration::from_secs(1));
-    std::fs::write("hung-up", "").expect("working directory");
-    std::thread::sleep(Duration::MAX);
+}
+
+/// More lines on standard error than are told.
+fn write_lines() {
+    for line in 1..=25 {
+        eprintln!("line {line} of 25");
+    }
 }
 
 /// Hangs up when there is a file at `path`.
@@ -121,6 +148,10 @@ impl Instance for Service {
             "die-in-enter" => {
                 eprintln!("dying in enter");
                 std::process::exit(4);
+            }
+            "hang-in-enter" => {
+                write_lines();
+                std::future::pending().await
             }
             "stubborn" => {
                 let mut ignored = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;

@@ -1,6 +1,9 @@
 //! What becomes of tasks, whether the service takes them as a stream or call by call.
 
+use std::time::{Duration, Instant};
+
 use flame_rpc::node::{ExecutorPhase, TaskDone, from_agent};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::harness::{Agent, Link, Manager, order, variable};
 
@@ -99,6 +102,59 @@ async fn a_service_that_hangs_up_fails_its_task_and_no_other() {
         assert!(update.message.contains("no longer answers"), "{}", update.message);
         service.gone().await;
     }
+}
+
+#[tokio::test]
+async fn a_service_that_lives_and_listens_has_a_new_connection_at_once() {
+    for (behaviour, how) in [("call-listening", "call"), ("stream-listening", "stream")] {
+        let mut manager = Manager::start().await;
+        let _agent = Agent::start(manager.address);
+        let (mut link, _) = manager.welcome().await;
+        link.bind(order("e1", behaviour)).await;
+        let (_, pid) = link.run("e1", 1, "pid").await;
+        let began = Instant::now();
+        assert_eq!(link.run("e1", 2, "hang-up").await.0, -1, "{how}");
+        assert_eq!(link.run("e1", 3, "pid").await, (0, pid), "{how}");
+        let took = began.elapsed();
+        assert!(
+            took < Duration::from_secs(3),
+            "nobody waits for its death: {took:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_death_is_told_within_a_tenth_of_a_second() {
+    let mut manager = Manager::start().await;
+    let agent = Agent::start(manager.address);
+    let (mut link, _) = manager.welcome().await;
+    // The best of some: others may use the machine.
+    let mut best = Duration::MAX;
+    for round in 0..5 {
+        for (behaviour, task) in [("ok", false), ("stream", false), ("ok", true), ("stream", true)] {
+            let id = format!("{behaviour}-{task}-{round}");
+            link.bind(order(&id, behaviour)).await;
+            let (_, pid) = link.run(&id, 1, "pid").await;
+            let begun = agent.path(&id).display().to_string();
+            if task {
+                link.tasks(&id, 2, &[format!("until:{begun}").as_str()]).await;
+                agent.made(&format!("{id}.begun")).await;
+            }
+            let pid = Pid::from_raw(pid.parse().expect("a pid")).expect("not 0");
+            let died = Instant::now();
+            kill_process(pid, Signal::KILL).expect("it lives");
+            let update = link.update().await;
+            best = best.min(died.elapsed());
+            assert_eq!(
+                (update.phase(), update.running),
+                (ExecutorPhase::Died, task),
+                "{id}"
+            );
+            assert!(update.message.contains("signal 9 (SIGKILL"), "{}", update.message);
+        }
+    }
+    assert!(best < Duration::from_millis(100), "{best:?}");
+    assert_eq!(agent.children(), [""; 0]);
 }
 
 #[tokio::test]

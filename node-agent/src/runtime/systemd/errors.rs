@@ -4,10 +4,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
-/// How long the journal is asked. A line is there some milliseconds after it was written.
+/// How long the journal is asked again. A line is there some milliseconds after it was written.
 const LIMIT: Duration = Duration::from_millis(80);
+/// How long its first answer may take: on a machine that is so busy, the lines are worth more than the time.
+const FIRST_LIMIT: Duration = Duration::from_secs(1);
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Lines that are kept: those that tell why a service died are the last.
@@ -16,25 +18,26 @@ const LINES: usize = 20;
 const LINE_BYTES: usize = 1024;
 
 /// The last lines of the run `invocation`, joined; empty if it wrote none. Waits until
-/// two looks show the same, within a tenth of a second: journald may be a little behind.
+/// two looks show the same, usually within a tenth of a second: journald may be a little behind.
 pub(super) async fn last_lines(invocation: &str) -> String {
-    let deadline = Instant::now() + LIMIT;
-    let mut seen = String::new();
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let Ok(found) = timeout(left, look(invocation)).await else {
-            return seen;
+    let begin = Instant::now();
+    let mut seen: Option<String> = None;
+    while seen.is_none() || begin.elapsed() < LIMIT {
+        let limit = if seen.is_some() { LIMIT } else { FIRST_LIMIT };
+        let Ok(found) = timeout_at(begin + limit, look(invocation)).await else {
+            break;
         };
         match found {
-            Ok(text) if !text.is_empty() && text == seen => return text,
-            Ok(text) => seen = text,
+            Ok(text) if !text.is_empty() && seen.as_ref() == Some(&text) => break,
+            Ok(text) => seen = Some(text),
             Err(error) => {
                 tracing::warn!(%error, "cannot read the journal with journalctl");
-                return seen;
+                break;
             }
         }
         sleep(PAUSE).await;
     }
+    seen.unwrap_or_default()
 }
 
 async fn look(invocation: &str) -> std::io::Result<String> {

@@ -1,16 +1,24 @@
-//! One unit that an executor runs in: stopping it, and what is known of its end.
+//! One unit that an executor runs in: stopping it, seeing its main process end, and what is known of its end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
+use flame_systemd::manager::SystemdError;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::life::Facts;
 use super::{Claim, Record, errors, lock};
-use crate::runtime::{Exit, Running, Stop};
+use crate::runtime::main_process::MainProcess;
+use crate::runtime::{Exit, Running, Stop, told};
+
+/// How long systemd usually takes to say that a unit is over whose main process has ended. If it takes longer,
+/// others are left in it.
+const USUAL_END: Duration = Duration::from_millis(10);
 
 /// A unit from its start to its end.
 #[derive(Debug)]
@@ -18,12 +26,56 @@ pub(super) struct Unit {
     name: String,
     instance: String,
     claim: Claim,
-    /// Id of the run and process id.
-    run: OnceLock<(String, u32)>,
+    run: OnceLock<Run>,
     exit: watch::Sender<Option<Exit>>,
     last_errors: Mutex<String>,
     /// Its end was asked for, so nobody asks why it ended.
     asked: AtomicBool,
+    /// systemd has said that it is over.
+    over: AtomicBool,
+}
+
+/// A run of a unit.
+#[derive(Debug)]
+struct Run {
+    invocation: String,
+    pid: u32,
+    main: Main,
+}
+
+/// What is known of the main process.
+#[derive(Debug, Clone)]
+enum Main {
+    Held(Arc<MainProcess>),
+    /// It had ended before somebody could take hold of it.
+    Gone,
+    /// Nobody could take hold of it, so that systemd alone knows.
+    Unknown,
+}
+
+impl Main {
+    fn hold(pid: u32) -> Self {
+        // systemd says 0 when it has ended.
+        let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            return Self::Gone;
+        };
+        match MainProcess::open(pid) {
+            Ok(process) => Self::Held(Arc::new(process)),
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Self::Gone,
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch process {pid}");
+                Self::Unknown
+            }
+        }
+    }
+
+    async fn ended(&self) {
+        match self {
+            Self::Held(process) => process.ended().await,
+            Self::Gone => {}
+            Self::Unknown => std::future::pending().await,
+        }
+    }
 }
 
 impl Unit {
@@ -37,6 +89,7 @@ impl Unit {
             exit: watch::Sender::new(None),
             last_errors: Mutex::default(),
             asked: AtomicBool::new(false),
+            over: AtomicBool::new(false),
         }
     }
 
@@ -52,13 +105,56 @@ impl Unit {
         &self.claim
     }
 
-    pub(super) fn has_started(&self, invocation: String, pid: u32) {
+    pub(super) fn has_started(self: &Arc<Self>, invocation: String, pid: u32) {
+        let main = Main::hold(pid);
+        let unit = Arc::downgrade(self);
+        let watched = main.clone();
+        tokio::spawn(async move {
+            watched.ended().await;
+            sleep(USUAL_END).await;
+            if let Some(unit) = unit.upgrade() {
+                unit.end_what_is_left().await;
+            }
+        });
         // Set once: a unit object is for one run.
-        let _ = self.run.set((invocation, pid));
+        let _ = self.run.set(Run {
+            invocation,
+            pid,
+            main,
+        });
+    }
+
+    /// Its main process has ended. What that leaves behind has as long as `TimeoutStopSec=` to end after SIGTERM,
+    /// and so long nobody would hear of the end; but without the service it is of no use.
+    async fn end_what_is_left(&self) {
+        if self.asked.load(Ordering::Acquire) || self.over.load(Ordering::Acquire) {
+            return;
+        }
+        tracing::debug!(
+            "the main process of {} has ended; what it left behind is killed",
+            self.name
+        );
+        self.report(self.kill().await);
+    }
+
+    async fn kill(&self) -> Result<(), SystemdError> {
+        let systemd = self.claim.shared.systemd();
+        systemd.kill(&self.name, Signal::KILL.as_raw()).await
+    }
+
+    /// Says if it could not be ended; one that is over by now has ended.
+    fn report(&self, asked: Result<(), SystemdError>) {
+        if let Err(error) = asked
+            && self.exit.borrow().is_none()
+            && !error.is_no_such_unit()
+        {
+            tracing::error!(%error, "cannot end {}", self.name);
+        }
     }
 
     /// Nothing of it is left. Tells who waits, with its last words if it did not end as asked.
     pub(super) async fn has_ended(&self, facts: &Facts) {
+        self.over.store(true, Ordering::Release);
         if !self.asked.load(Ordering::Acquire) {
             let said = errors::last_lines(&facts.invocation).await;
             *lock(&self.last_errors) = said;
@@ -93,38 +189,47 @@ impl Handle {
     /// As [`Self::stop_unit`], and completes when systemd has been asked.
     pub(super) async fn ask_for_the_end(unit: Arc<Unit>, how: Stop) {
         unit.asked.store(true, Ordering::Release);
-        let systemd = unit.claim.shared.systemd();
-        let stopped = match how {
-            Stop::Terminate => systemd.begin_stop(&unit.name).await.map(drop),
-            Stop::Kill => systemd.kill(&unit.name, Signal::KILL.as_raw()).await,
-        };
-        if let Err(error) = stopped
-            && unit.exit.borrow().is_none()
-            && !error.is_no_such_unit()
-        {
-            tracing::error!(%error, "cannot end {}", unit.name);
+        unit.report(match how {
+            Stop::Terminate => {
+                let systemd = unit.claim.shared.systemd();
+                systemd.begin_stop(&unit.name).await.map(drop)
+            }
+            Stop::Kill => unit.kill().await,
+        });
+    }
+
+    async fn last_lines(&self) -> String {
+        if self.unit.exit.borrow().is_some() {
+            return lock(&self.unit.last_errors).clone();
+        }
+        match self.unit.run.get() {
+            Some(run) => errors::last_lines(&run.invocation).await,
+            None => String::new(),
         }
     }
 }
 
 impl Running for Handle {
     fn pid(&self) -> u32 {
-        self.unit.run.get().map_or(0, |(_, pid)| *pid)
+        self.unit.run.get().map_or(0, |run| run.pid)
     }
 
     fn invocation(&self) -> Option<String> {
-        self.unit.run.get().map(|(invocation, _)| invocation.clone())
+        self.unit.run.get().map(|run| run.invocation.clone())
     }
 
-    fn exited(&self) -> BoxFuture<'_, Exit> {
-        let mut exit = self.unit.exit.subscribe();
-        async move {
-            match exit.wait_for(Option::is_some).await {
-                Ok(exit) => exit.unwrap_or(Exit::Unknown),
-                Err(_) => Exit::Unknown,
+    fn main_ended(&self) -> BoxFuture<'_, ()> {
+        async {
+            match self.unit.run.get() {
+                Some(run) => run.main.ended().await,
+                None => std::future::pending().await,
             }
         }
         .boxed()
+    }
+
+    fn exited(&self) -> BoxFuture<'_, Exit> {
+        told(&self.unit.exit.subscribe())
     }
 
     fn remember(&self) {
@@ -143,7 +248,7 @@ impl Running for Handle {
         Self::stop_unit(&self.unit, how);
     }
 
-    fn last_errors(&self) -> String {
-        lock(&self.unit.last_errors).clone()
+    fn last_errors(&self) -> BoxFuture<'_, String> {
+        self.last_lines().boxed()
     }
 }

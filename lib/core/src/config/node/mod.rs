@@ -17,6 +17,10 @@ pub use said::{Key, Origin, Problem, Problems, Said, Setting};
 
 /// How long tasks that run may take until an agent that was asked to stop ends them.
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a service may take to listen: interpreters that import large packages from a cold disk take half of it.
+const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long OnSessionEnter may take: that is where services load their models.
+const DEFAULT_ENTER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
 /// What the administrator of a node wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +47,28 @@ pub struct NodeConfig {
     pub sandbox: Sandbox,
     /// Below these an application may have its working directory. If there are none, anywhere.
     pub work_directories: Vec<PathBuf>,
+    /// How long services may take to begin.
+    pub patience: Patience,
     /// When the agent ends.
     pub life: LifeConfig,
+}
+
+/// How long a service may take until it serves its session. Afterwards its process is ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// Until it listens on its socket.
+    pub start: Duration,
+    /// For OnSessionEnter; `None`: for ever.
+    pub enter: Option<Duration>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            start: DEFAULT_START_TIMEOUT,
+            enter: Some(DEFAULT_ENTER_TIMEOUT),
+        }
+    }
 }
 
 /// When an agent ends, and how.

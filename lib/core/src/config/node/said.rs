@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::{DEFAULT_DRAIN_TIMEOUT, LifeConfig, NodeConfig, RuntimeKind, Sandbox};
+use super::{DEFAULT_DRAIN_TIMEOUT, LifeConfig, NodeConfig, Patience, RuntimeKind, Sandbox};
 use crate::{NodeName, Resources, duration, label, size};
 
 /// What stands for "no limit" in a time.
@@ -67,6 +67,10 @@ keys! {
     Sandbox = "runtime.sandbox", "FLAME_NODE_SANDBOX";
     /// Where applications may have their working directories.
     WorkDirectories = "runtime.work_directories", "FLAME_NODE_WORK_DIRECTORIES";
+    /// Time for a service to listen.
+    StartTimeout = "runtime.start_timeout", "FLAME_NODE_START_TIMEOUT";
+    /// Time for OnSessionEnter.
+    EnterTimeout = "runtime.enter_timeout", "FLAME_NODE_ENTER_TIMEOUT";
     /// Time for tasks that run at a stop.
     DrainTimeout = "life.drain_timeout", "FLAME_NODE_DRAIN_TIMEOUT";
     /// Time without work until the end.
@@ -245,6 +249,7 @@ impl Reader<'_> {
                 )
                 .unwrap_or_default(),
             work_directories: self.list(Key::WorkDirectories, directory),
+            patience: self.patience(),
             life: LifeConfig {
                 drain_timeout: self
                     .read(Key::DrainTimeout, |text| words(duration::parse_span(text)))
@@ -258,6 +263,16 @@ impl Reader<'_> {
                     })
                     .unwrap_or_default(),
             },
+        }
+    }
+
+    fn patience(&mut self) -> Patience {
+        let default = Patience::default();
+        Patience {
+            start: self
+                .read(Key::StartTimeout, |text| words(duration::parse_span(text)))
+                .unwrap_or(default.start),
+            enter: self.read(Key::EnterTimeout, limit).unwrap_or(default.enter),
         }
     }
 

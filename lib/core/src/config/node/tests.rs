@@ -21,6 +21,8 @@ slots = 16
 kind = "systemd"
 sandbox = "strict"
 work_directories = ["/srv/data"]
+start_timeout = "5s"
+enter_timeout = "1h"
 
 [life]
 drain_timeout = "2m"
@@ -58,6 +60,10 @@ fn everything_can_be_said_in_the_file() {
         runtime: RuntimeKind::Systemd,
         sandbox: Sandbox::Strict,
         work_directories: vec!["/srv/data".into()],
+        patience: Patience {
+            start: Duration::from_secs(5),
+            enter: Some(Duration::from_secs(3600)),
+        },
         life: LifeConfig {
             drain_timeout: Duration::from_secs(120),
             idle_timeout: Some(Duration::from_secs(600)),
@@ -81,6 +87,12 @@ fn nothing_has_to_be_said() {
     assert_eq!(config.life.drain_timeout, DEFAULT_DRAIN_TIMEOUT);
     assert_eq!((config.life.idle_timeout, config.life.max_lifetime), (None, None));
     assert!(!config.life.ephemeral);
+    let (start, enter) = (Duration::from_secs(60), Some(Duration::from_secs(600)));
+    assert_eq!(config.patience, Patience { start, enter });
+    let without = check("[runtime]\nenter_timeout = \"off\"")
+        .expect("valid")
+        .patience;
+    assert_eq!(without, Patience { start, enter: None });
     assert_eq!(
         check("[life]\nidle_timeout = \"off\"")
             .expect("valid")
@@ -155,6 +167,18 @@ fn all_values_that_cannot_be_used_are_named_with_their_lines_and_what_is_wanted(
             "..",
         ),
         (
+            "[runtime]\nstart_timeout = \"off\"",
+            2,
+            "runtime.start_timeout",
+            "s, m, h or d",
+        ),
+        (
+            "[runtime]\nenter_timeout = \"0s\"",
+            2,
+            "runtime.enter_timeout",
+            "or off",
+        ),
+        (
             "[life]\ndrain_timeout = 30",
             2,
             "life.drain_timeout",
@@ -194,6 +218,8 @@ fn the_environment_is_above_the_file_and_the_command_line_above_both() {
         "FLAME_NODE_CPU" => Some("3".to_owned()),
         "FLAME_NODE_EPHEMERAL" => Some("false".to_owned()),
         "FLAME_NODE_SLOTS" => Some(" ".to_owned()),
+        "FLAME_NODE_START_TIMEOUT" => Some("7s".to_owned()),
+        "FLAME_NODE_ENTER_TIMEOUT" => Some("off".to_owned()),
         _ => None,
     });
     said.say(
@@ -206,6 +232,8 @@ fn the_environment_is_above_the_file_and_the_command_line_above_both() {
     assert_eq!(config.labels, ["zone=c"]);
     assert_eq!((config.cpu, config.memory), (Some(3), Some(4 << 30)));
     assert!(!config.life.ephemeral);
+    let start = Duration::from_secs(7);
+    assert_eq!(config.patience, Patience { start, enter: None });
     assert_eq!(config.slots, Some(16), "an empty variable says nothing");
     let origin = |key| said.get(key).map(|setting| setting.origin.to_string());
     assert_eq!(origin(Key::Memory).as_deref(), Some("FLAME_NODE_RESOURCES"));
