@@ -22,4 +22,5 @@ pub use generated::flame::v1;
 
 pub mod channel;
 mod convert;
+pub mod log_place;
 pub mod oversize;

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flame_rpc::log_place::After;
 use flame_rpc::v1::{LogLine, LogOutput};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::line::{self, LINE_BYTES};
-use super::source::{Batch, CHUNK_BYTES, LINE_COST, Part, Resume, Source, Subject, Wanted, lock};
+use super::source::{Batch, CHUNK_BYTES, LINE_COST, Part, Source, Subject, Wanted, lock};
 use crate::capture::generation;
 
 /// How often files are looked at for more: what a reader does not notice as a delay.
@@ -41,8 +42,8 @@ impl Files {
             subject,
             parts: None,
             last: wanted.lines,
-            resume: Resume::new(wanted.after),
-            threshold: wanted.after.time_us,
+            after: wanted.after.clone(),
+            began: false,
             tails: BTreeMap::new(),
         };
         Self {
@@ -100,9 +101,9 @@ struct Merge {
     parts: Option<Vec<Part>>,
     /// Only that many of the lines that are there, until those are found.
     last: Option<usize>,
-    resume: Resume,
-    /// Older ones are not wanted.
-    threshold: i64,
+    after: After,
+    /// It is told where the log begins.
+    began: bool,
     /// By executor and output, so that lines of the same time always come in the same order.
     tails: BTreeMap<(String, LogOutput), Tail>,
 }
@@ -125,7 +126,10 @@ impl Merge {
             ..Batch::default()
         };
         if let Some(last) = self.last.take() {
-            self.threshold = self.threshold_of(parts, last);
+            self.after.not_before(self.threshold_of(parts, last));
+        }
+        if !std::mem::replace(&mut self.began, true) {
+            batch.begin = Some(self.after.begin_us());
         }
         let parts: BTreeMap<&str, &Part> = parts
             .iter()
@@ -137,7 +141,12 @@ impl Merge {
                 self.tails
                     .entry(((*executor).to_owned(), output))
                     .or_insert_with(|| {
-                        Tail::new(&self.directory, executor, output, self.threshold == i64::MIN)
+                        let begin = match self.after.read().last_of(executor, output) {
+                            Some(time) => Begin::After(time),
+                            None if self.after.begin_us() == 0 => Begin::First,
+                            None => Begin::Late,
+                        };
+                        Tail::new(&self.directory, executor, output, begin)
                     });
             }
         }
@@ -168,8 +177,7 @@ impl Merge {
             };
             if let Some(line) = tail.ready.pop_front()
                 && part.wants(time)
-                && time >= self.threshold
-                && self.resume.takes(time)
+                && self.after.takes(&key.0, key.1, time)
             {
                 bytes += line.text.len() + LINE_COST;
                 batch.lines.push(LogLine {
@@ -198,7 +206,7 @@ impl Merge {
         let mut times = BinaryHeap::new();
         for part in parts.iter().filter(|part| part.run.invocation.is_none()) {
             for output in [LogOutput::Out, LogOutput::Err] {
-                let mut tail = Tail::new(&self.directory, &part.run.executor, output, false);
+                let mut tail = Tail::new(&self.directory, &part.run.executor, output, Begin::Late);
                 while let Some(time) = tail.head(true, &mut Vec::new()) {
                     tail.ready.pop_front();
                     if !part.wants(time) {
@@ -211,7 +219,7 @@ impl Merge {
                 }
             }
         }
-        times.peek().map_or(i64::MIN, |Reverse(time)| *time)
+        times.peek().map_or(0, |Reverse(time)| *time)
     }
 }
 
@@ -223,6 +231,17 @@ struct Ready {
     continued: bool,
 }
 
+/// Which lines of an output are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begin {
+    /// All.
+    First,
+    /// Those that follow on one of that time, which the reader has.
+    After(i64),
+    /// Only later ones.
+    Late,
+}
+
 /// One output of an executor, file by file. Files are not kept open: there may be hundreds.
 #[derive(Debug)]
 struct Tail {
@@ -232,15 +251,16 @@ struct Tail {
     name: String,
     generation: u32,
     offset: u64,
-    /// All lines are wanted, also the first.
-    from_start: bool,
+    begin: Begin,
+    /// Its first files are gone, and it is not known yet whether something of them is missing.
+    skipped: bool,
     /// Read, and not a whole line yet.
     rest: Vec<u8>,
     ready: VecDeque<Ready>,
 }
 
 impl Tail {
-    fn new(directory: &Path, executor: &str, output: LogOutput, from_start: bool) -> Self {
+    fn new(directory: &Path, executor: &str, output: LogOutput, begin: Begin) -> Self {
         let (ending, name) = match output {
             LogOutput::Err => ("err", "standard error"),
             LogOutput::Out | LogOutput::Unspecified => ("out", "standard output"),
@@ -250,7 +270,8 @@ impl Tail {
             name: format!("the {name} of executor {executor}"),
             generation: 0,
             offset: 0,
-            from_start,
+            begin,
+            skipped: false,
             rest: Vec::new(),
             ready: VecDeque::new(),
         }
@@ -268,7 +289,14 @@ impl Tail {
             let rest = std::mem::take(&mut self.rest);
             self.take(&rest);
         }
-        self.ready.front().map(|line| line.time)
+        let first = self.ready.front().map(|line| line.time)?;
+        if std::mem::take(&mut self.skipped)
+            && let Begin::After(time) = self.begin
+            && first > time
+        {
+            notes.push(self.missing());
+        }
+        Some(first)
     }
 
     /// Reads on. Returns whether there was something.
@@ -289,15 +317,24 @@ impl Tail {
                 None => return false,
             },
         };
-        if found == Found::Nothing && (self.from_start || self.offset > 0 || self.generation > 0) {
-            notes.push(format!(
-                "lines of {} are missing: there were too many to keep, or to be read before they were overwritten",
-                self.name
-            ));
+        if found == Found::Nothing {
+            match self.begin {
+                _ if self.offset > 0 || self.generation > 0 => notes.push(self.missing()),
+                Begin::First => notes.push(self.missing()),
+                Begin::After(_) => self.skipped = true,
+                Begin::Late => {}
+            }
         }
         self.rest.clear();
         (self.generation, self.offset) = (next, 0);
         true
+    }
+
+    fn missing(&self) -> String {
+        format!(
+            "lines of {} are missing: there were too many to keep, or to be read before they were overwritten",
+            self.name
+        )
     }
 
     fn read_on(&mut self) -> Found {
@@ -390,7 +427,7 @@ mod tests {
     fn one_file_follows_the_other_and_what_was_not_read_in_time_is_said() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let at = directory.path();
-        let mut tail = Tail::new(at, "e1", LogOutput::Out, true);
+        let mut tail = Tail::new(at, "e1", LogOutput::Out, Begin::First);
         assert_eq!(look(&mut tail), found(&[], 0), "nothing is there yet");
         write(at, "e1.out", &["1 a"]);
         assert_eq!(look(&mut tail), found(&["a"], 0));
@@ -403,16 +440,20 @@ mod tests {
         write(at, "e1.out.2", &["4 d"]);
         write(at, "e1.out.3", &["5 e"]);
         assert_eq!(look(&mut tail), found(&["d", "e"], 1));
-        let mut late = Tail::new(at, "e1", LogOutput::Out, true);
+        let mut late = Tail::new(at, "e1", LogOutput::Out, Begin::First);
         assert_eq!(look(&mut late), found(&["d", "e"], 1), "the first are missing");
-        let mut last = Tail::new(at, "e1", LogOutput::Out, false);
+        let mut last = Tail::new(at, "e1", LogOutput::Out, Begin::Late);
         assert_eq!(look(&mut last), found(&["d", "e"], 0), "which nobody wants");
+        for (time, notes) in [(3, 1), (4, 0)] {
+            let mut again = Tail::new(at, "e1", LogOutput::Out, Begin::After(time));
+            assert_eq!(look(&mut again), found(&["d", "e"], notes), "after {time}");
+        }
     }
 
     #[test]
     fn a_line_without_an_end_waits_for_it_unless_nothing_more_comes() {
         let directory = tempfile::tempdir().expect("temporary directory");
-        let mut tail = Tail::new(directory.path(), "e1", LogOutput::Err, true);
+        let mut tail = Tail::new(directory.path(), "e1", LogOutput::Err, Begin::First);
         std::fs::write(directory.path().join("e1.err"), "1 whole\n2 half").expect("writable");
         assert_eq!(look(&mut tail), found(&["whole"], 0));
         assert_eq!(tail.head(true, &mut Vec::new()), Some(2));

@@ -6,6 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flame_rpc::log_place::After;
 use flame_rpc::v1::{LogLine, LogOutput};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -14,8 +15,8 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::{sleep, timeout};
 
-use super::line::LINE_BYTES;
-use super::source::{Batch, CHUNK_BYTES, LINE_COST, Part, Resume, Source, Subject, Wanted};
+use super::line::{LINE_BYTES, now};
+use super::source::{Batch, CHUNK_BYTES, LINE_COST, Part, Source, Subject, Wanted};
 
 /// The program that reads the journal.
 pub(super) const JOURNALCTL: &str = "journalctl";
@@ -27,6 +28,8 @@ const LAST_BYTES: usize = 4 << 20;
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long more lines are waited for, so that they are sent together.
 const TOGETHER: Duration = Duration::from_millis(20);
+/// journald may write a line that came on one stream after one that came a little later on another, in microseconds.
+const OUT_OF_ORDER: i64 = 1_000_000;
 /// Lines of priority warning are those of standard error, see `runtime/systemd/inside/stream.rs`.
 const STANDARD_ERROR: &str = "4";
 
@@ -47,7 +50,9 @@ pub(super) struct Journal {
     whose: Whose,
     wanted: Wanted,
     parts: Vec<Part>,
-    resume: Resume,
+    after: After,
+    /// It is told where the log begins.
+    began: bool,
     /// Where to go on.
     cursor: Option<String>,
     reading: Option<Reading>,
@@ -92,7 +97,8 @@ impl Journal {
         Self {
             program,
             whose,
-            resume: Resume::new(wanted.after),
+            after: wanted.after.clone(),
+            began: false,
             wanted,
             parts: Vec::new(),
             cursor: None,
@@ -102,14 +108,26 @@ impl Journal {
     }
 
     async fn read(&mut self) -> Result<Batch, String> {
-        match self.phase {
+        let mut batch = match self.phase {
             Phase::History => self.read_history().await,
             Phase::Follow => self.follow().await,
             Phase::Rest => self.read_rest().await,
+        }?;
+        let told = batch.caught_up || batch.over || !batch.lines.is_empty();
+        if told && !std::mem::replace(&mut self.began, true) {
+            if let (Some(_), Some(first)) = (self.wanted.lines, batch.lines.first()) {
+                self.after.not_before(first.time_us);
+            }
+            batch.begin = Some(self.after.begin_us());
         }
+        Ok(batch)
     }
 
     async fn read_history(&mut self) -> Result<Batch, String> {
+        if self.wanted.lines == Some(0) {
+            self.after.not_before(now());
+            return Ok(self.caught_up(Batch::default()));
+        }
         if self.reading.is_none() && !self.begin(false).await? {
             return Ok(self.caught_up(Batch::default()));
         }
@@ -259,10 +277,11 @@ impl Journal {
             }
             _ => {}
         }
-        // The position of an earlier log is the more exact one, if there is any.
+        // The place of an earlier log is the more exact one, if there is any.
+        let latest = self.after.read().latest();
         let since = match &self.whose {
             _ if self.cursor.is_some() => None,
-            _ if self.wanted.after.time_us > 0 => Some(self.wanted.after.time_us),
+            _ if latest > 0 => Some((latest - OUT_OF_ORDER).max(self.after.begin_us())),
             Whose::Session(_) => self.parts.iter().map(|part| part.run.began).min(),
             Whose::Unit(_) => None,
         };
@@ -403,9 +422,6 @@ impl Journal {
                 }
             }
         };
-        if !self.resume.takes(time) {
-            return Vec::new();
-        }
         let is_error =
             matches!(self.whose, Whose::Unit(_)) || entry.priority.as_deref() == Some(STANDARD_ERROR);
         let output = if is_error { LogOutput::Err } else { LogOutput::Out };
@@ -426,7 +442,9 @@ impl Journal {
             continued,
             ..LogLine::default()
         };
-        pieces.map(line).collect()
+        let after = &mut self.after;
+        let wanted = pieces.filter(|_| after.takes(&executor, output, time));
+        wanted.map(line).collect()
     }
 }
 

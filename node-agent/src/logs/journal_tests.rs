@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use flame_core::NodeName;
-use flame_rpc::node::{LogPosition, StartExecutor};
+use flame_rpc::log_place::ReadPlace;
+use flame_rpc::node::StartExecutor;
 use tokio::sync::watch;
 
 use super::*;
@@ -40,6 +41,11 @@ impl Bed {
 
     /// The journal that `script` plays, with its arguments in `$*`.
     fn journal(&self, script: &str, follow: bool, lines: Option<usize>) -> Journal {
+        self.journal_after(ReadPlace::default(), script, follow, lines)
+    }
+
+    /// The same, read on after `place`.
+    fn journal_after(&self, place: ReadPlace, script: &str, follow: bool, lines: Option<usize>) -> Journal {
         let program = self.path("journalctl");
         let log = self.path("calls");
         let text = format!(
@@ -52,10 +58,7 @@ impl Bed {
         let wanted = Wanted {
             lines,
             follow,
-            after: LogPosition {
-                time_us: i64::MIN,
-                seen: 0,
-            },
+            after: After::place(place),
             finish: self.finish.subscribe(),
         };
         let subject = Subject {
@@ -182,6 +185,56 @@ async fn the_last_lines_are_journalctls_affair() {
     let mut journal = bed.journal(&script, false, Some(7));
     while !next(&mut journal).await.over {}
     assert!(bed.calls()[0].contains("--lines=7"), "{:?}", bed.calls());
+}
+
+#[tokio::test]
+async fn without_last_lines_only_what_comes_is_read() {
+    let bed = Bed::new();
+    let script = bed.entries("entries", &[entry("aa", "6", &"too early".into())]);
+    let begin = now();
+    let script = format!("{script}; exec sleep 1000");
+    let mut journal = bed.journal(&script, true, Some(0));
+    let batch = next(&mut journal).await;
+    assert!(batch.caught_up && batch.lines.is_empty() && bed.calls().is_empty());
+    assert!(batch.begin.is_some_and(|told| (begin..=now()).contains(&told)));
+    // It is written before the first look: the place is that of the answer.
+    bed.entries(
+        "entries",
+        &[entry("aa", "6", &"new".into()), entry("aa", "6", &"newer".into())],
+    );
+    assert_eq!(texts(&next(&mut journal).await), ["new", "newer"]);
+    let since = format!("--since={}", moment(batch.begin.expect("told")));
+    assert!(bed.calls()[0].contains(&since), "{:?}", bed.calls());
+}
+
+#[tokio::test]
+async fn a_journal_is_read_on_after_each_line_that_was_read() {
+    let bed = Bed::new();
+    let script = bed.entries(
+        "entries",
+        &[
+            entry("aa", "6", &"one\ntwo\nthree".into()),
+            entry("aa", "4", &"four".into()),
+            entry("aa", "6", &"five".into()),
+        ],
+    );
+    let mut journal = bed.journal(&script, false, None);
+    let all = next(&mut journal).await;
+    assert_eq!((all.begin, all.lines.len()), (Some(0), 5));
+    for had in 0..=all.lines.len() {
+        let mut place = ReadPlace::begin(0);
+        all.lines[..had].iter().for_each(|line| place.took(line));
+        let mut journal = bed.journal_after(place, &script, false, None);
+        let mut rest = Vec::new();
+        loop {
+            let batch = next(&mut journal).await;
+            rest.extend(texts(&batch));
+            if batch.over {
+                break;
+            }
+        }
+        assert_eq!(rest, texts(&all)[had..], "after {had}");
+    }
 }
 
 #[tokio::test]

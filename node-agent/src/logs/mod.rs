@@ -20,6 +20,7 @@ use flame_rpc::node::{
     FromAgent, LogChunk, LogEnd, LogOrder, OpenLog, StartExecutor, TaskAttempt, TaskDone, TaskItem,
     from_agent, log_order, open_log,
 };
+use flame_rpc::v1::LogPlace;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, stream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -269,6 +270,10 @@ async fn read(
                 lines: batch.lines,
                 notes: batch.notes,
                 caught_up: batch.caught_up,
+                place: batch.begin.map(|begin_us| LogPlace {
+                    begin_us,
+                    ..LogPlace::default()
+                }),
                 end: batch.over.then(|| LogEnd {
                     error: None,
                     executors: u32::try_from(batch.executors).unwrap_or(u32::MAX),
@@ -324,8 +329,11 @@ impl SessionSource {
                 continue;
             }
             if !std::mem::replace(&mut self.waits, true) {
+                // What comes from now on is new, and none of the last lines.
+                self.wanted.lines = None;
                 return Ok(Batch {
                     caught_up: true,
+                    begin: Some(self.wanted.after.begin_us()),
                     ..Batch::default()
                 });
             }

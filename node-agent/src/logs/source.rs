@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use flame_rpc::node::{LogPosition, OpenLog};
+use flame_rpc::log_place::{After, ReadPlace};
+use flame_rpc::node::OpenLog;
 use flame_rpc::v1::LogLine;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
@@ -37,6 +38,8 @@ pub(super) trait Source: Send {
 pub(super) struct Batch {
     pub(super) lines: Vec<LogLine>,
     pub(super) notes: Vec<String>,
+    /// Where the log begins, in Unix microseconds, as soon as that is known; 0 is with the first line of all.
+    pub(super) begin: Option<i64>,
     /// With these, all that was there is told.
     pub(super) caught_up: bool,
     /// There will be no more.
@@ -50,7 +53,7 @@ pub(super) struct Batch {
 pub(super) struct Wanted {
     pub(super) lines: Option<usize>,
     pub(super) follow: bool,
-    pub(super) after: LogPosition,
+    pub(super) after: After,
     /// True when nothing more will be written.
     pub(super) finish: watch::Receiver<bool>,
 }
@@ -58,13 +61,15 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn new(order: &OpenLog, finish: watch::Receiver<bool>) -> Self {
         let lines = order.lines.and_then(|lines| usize::try_from(lines).ok());
+        let (after, goes_on) = match (&order.place, order.after) {
+            (Some(place), _) => (After::place(place.clone().into()), true),
+            (None, Some(position)) => (After::position(position), true),
+            (None, None) => (After::place(ReadPlace::default()), false),
+        };
         Self {
-            lines: lines.map(|lines| lines.min(LAST_LINES)),
+            lines: lines.map(|lines| lines.min(LAST_LINES)).filter(|_| !goes_on),
             follow: order.follow,
-            after: order.after.unwrap_or(LogPosition {
-                time_us: i64::MIN,
-                seen: 0,
-            }),
+            after,
             finish,
         }
     }
@@ -72,24 +77,6 @@ impl Wanted {
     /// Whether lines that are not there yet are wanted.
     pub(super) fn goes_on(&self) -> bool {
         self.follow && !*self.finish.borrow()
-    }
-}
-
-/// Lets through what comes after a position: lines in the order of their times.
-#[derive(Debug)]
-pub(super) struct Resume(LogPosition);
-
-impl Resume {
-    pub(super) fn new(after: LogPosition) -> Self {
-        Self(after)
-    }
-
-    pub(super) fn takes(&mut self, time: i64) -> bool {
-        if time == self.0.time_us && self.0.seen > 0 {
-            self.0.seen -= 1;
-            return false;
-        }
-        time >= self.0.time_us
     }
 }
 
@@ -158,17 +145,5 @@ impl Subject {
             Part { run, windows }
         };
         found.into_iter().map(part).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_log_goes_on_after_the_lines_of_that_time_that_were_seen() {
-        let mut resume = Resume::new(LogPosition { time_us: 5, seen: 2 });
-        let taken: Vec<bool> = [3, 5, 5, 5, 6].map(|time| resume.takes(time)).into();
-        assert_eq!(taken, [false, false, false, true, true]);
     }
 }
