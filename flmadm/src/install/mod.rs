@@ -200,4 +200,6 @@ fn undo_all(host: &dyn Host, undos: Vec<Undo>, mut failure: Failure) -> Failure 
 }
 
 #[cfg(test)]
+mod settings_tests;
+#[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use crate::output::Output;
 use super::*;
 
 /// Arguments for the machine; its prefix is below a temporary directory, so `services` skips that check.
-fn args(host: &FakeHost, line: &str) -> InstallArgs {
+pub(super) fn args(host: &FakeHost, line: &str) -> InstallArgs {
     let (prefix, built) = (host.path("opt/flame"), host.path("built"));
     parse_install(&format!(
         "{line} --prefix {} --bin-dir {}",
@@ -18,11 +18,23 @@ fn args(host: &FakeHost, line: &str) -> InstallArgs {
     .expect(line)
 }
 
-fn install(host: &FakeHost, line: &str) -> Outcome<String> {
+pub(super) fn install(host: &FakeHost, line: &str) -> Outcome<String> {
     let args = args(host, line);
     let mut out = Vec::new();
     run(host, &args, &mut Output::new(args.output, &mut out))?;
     Ok(String::from_utf8(out).expect("text"))
+}
+
+/// Removes everything, and gives what it says.
+pub(super) fn uninstall(host: &FakeHost) -> String {
+    let line = format!(
+        "--prefix {} --force --no-backup --remove-user",
+        host.path("opt/flame").display()
+    );
+    let args = crate::cli::parse_uninstall(&line).expect("parsed");
+    let mut out = Vec::new();
+    crate::uninstall::run(host, &args, &mut Output::new(args.output, &mut out)).expect("removed");
+    String::from_utf8(out).expect("text")
 }
 
 #[test]
@@ -35,6 +47,7 @@ fn an_installation_lays_out_its_prefix() {
         ("bin/flmctl", 0o755),
         ("sbin/flmadm", 0o755),
         ("conf/flame-cluster.yaml", 0o644),
+        ("conf/node-agent.toml", 0o644),
         ("manifest.toml", 0o644),
         ("data", 0o700),
         ("work", 0o750),
@@ -112,7 +125,7 @@ fn a_failure_half_way_is_undone() {
 }
 
 /// As [`install`] with systemd, past the check that the prefix is not in a temporary directory.
-fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
+pub(super) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
     let args = args(host, line);
     let prefix = Prefix::new(&args.at.prefix)?;
     let old = Manifest::load(&prefix)?;
@@ -236,11 +249,8 @@ fn a_worker_may_run_executors() {
         !calls.iter().any(|call| call.contains("@.")),
         "a template is started: {calls:?}"
     );
-    for name in ["flame", "flame-exec"] {
-        assert!(
-            crate::host::Host::user(&host, name).expect("looked").is_some(),
-            "{name}"
-        );
+    for account in ALL_ACCOUNTS {
+        assert!(account.look_up(&host).expect("looked").is_some(), "{account}");
     }
 }
 
@@ -277,15 +287,12 @@ fn a_removed_installation_leaves_no_trace() {
         .borrow_mut()
         .push("flame-executor@0.service".to_owned());
     std::fs::write(host.path("opt/flame/data/flame.db"), "state").expect("written");
-    let line = format!(
-        "--prefix {} --force --no-backup --remove-user",
-        host.path("opt/flame").display()
-    );
     for _ in 0..2 {
-        let args = crate::cli::parse_uninstall(&line).expect("parsed");
-        let mut out = Vec::new();
-        crate::uninstall::run(&host, &args, &mut Output::new(args.output, &mut out)).expect("removed");
+        uninstall(&host);
         assert_eq!(host.listing(), before);
+    }
+    for account in ALL_ACCOUNTS {
+        assert_eq!(account.look_up(&host).expect("looked"), None, "{account}");
     }
 }
 
@@ -305,11 +312,6 @@ fn a_person_called_flame_does_not_run_services() {
         failure.report()
     );
     install_services(&host, "--all --force").expect("forced");
-    let line = format!(
-        "--prefix {} --force --no-backup --remove-user",
-        host.path("opt/flame").display()
-    );
-    let args = crate::cli::parse_uninstall(&line).expect("parsed");
-    crate::uninstall::run(&host, &args, &mut Output::new(args.output, &mut Vec::new())).expect("removed");
+    uninstall(&host);
     assert!(crate::host::Host::user(&host, "flame").expect("looked").is_some());
 }
