@@ -287,7 +287,10 @@ async fn units(settings: &Settings) -> Result<(SystemdRuntime, Vec<Survivor>), F
         .as_str()
         .parse()
         .map_err(|error| unusable(&error))?;
-    let runtime = SystemdRuntime::connect(systemd::Settings::new(settings.agent.clone(), profile));
+    let runtime = SystemdRuntime::connect(systemd::Settings {
+        work_directories: settings.config.work_directories.clone(),
+        ..systemd::Settings::new(settings.agent.clone(), profile)
+    });
     let runtime = runtime.await.map_err(|error| unusable(&error))?;
     let survivors = runtime.survivors().await.map_err(|error| unusable(&error))?;
     Ok((runtime, survivors))

@@ -44,7 +44,7 @@ fn rights(host: &FakeHost) -> Vec<String> {
 fn a_change_of_work_directories_is_applied_by_the_next_installation_and_only_then() {
     let host = FakeHost::new();
     install_services(&host, "--all --enable").expect("installed");
-    assert_eq!(written(&host), [PathBuf::new(); 0]);
+    assert_eq!(written(&host), Vec::<PathBuf>::new());
     conf(&host, "node-agent.toml", &listing("[\"/srv/b c\", \"/srv/a\"]"));
     host.calls();
     install_services(&host, "--all --enable").expect("installed");
@@ -120,7 +120,7 @@ fn an_administrators_own_drop_in_stays() {
     std::fs::write(&own, "[Service]\nNice=5\n").expect("written");
     let out = uninstall(&host);
     assert!(own.exists() && out.contains("something of yours"), "{out}");
-    assert_eq!(written(&host), [PathBuf::new(); 0]);
+    assert_eq!(written(&host), Vec::<PathBuf>::new());
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn without_units_only_the_settings_themselves_are_checked() {
     let host = FakeHost::new();
     conf(&host, "node-agent.toml", &listing("[\"/home/me\"]"));
     install(&host, "--all --no-systemd").expect("installed");
-    assert_eq!(written(&host), [PathBuf::new(); 0]);
+    assert_eq!(written(&host), Vec::<PathBuf>::new());
     conf(&host, "node-agent.toml", &listing("[\"relative\"]"));
     install(&host, "--all --no-systemd").expect_err("broken");
 }

@@ -64,6 +64,23 @@ impl Systemd {
             .collect())
     }
 
+    /// Paths that `unit` may write to although its system is read-only; a dash in front says that one may be missing.
+    ///
+    /// # Errors
+    /// [`SystemdError::Call`], also if there is no such service.
+    pub async fn writable_paths(&self, unit: &str) -> Result<Vec<String>, SystemdError> {
+        let paths = async {
+            let path = self.manager.load_unit(unit).await?;
+            let service = super::ServiceProxy::builder(&self.connection)
+                .path(path)
+                .cache_properties(CacheProperties::No)
+                .build()
+                .await?;
+            service.read_write_paths().await
+        };
+        call("look at the paths of", &[unit], paths).await
+    }
+
     /// Whether polkit is there, or can be started by D-Bus.
     ///
     /// # Errors

@@ -133,6 +133,9 @@ pub trait Service {
     /// What the service said with `STATUS=`.
     #[zbus(property(emits_changed_signal = "false"))]
     fn status_text(&self) -> zbus::Result<String>;
+    /// Where it may write although `ProtectSystem=` says otherwise, with the marks of systemd.exec(5) in front.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn read_write_paths(&self) -> zbus::Result<Vec<String>>;
     /// Bytes of memory in use; `u64::MAX` if not known.
     #[zbus(property(emits_changed_signal = "false"))]
     fn memory_current(&self) -> zbus::Result<u64>;

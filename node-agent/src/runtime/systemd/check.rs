@@ -8,6 +8,7 @@ use flame_systemd::Systemd;
 use flame_systemd::manager::SystemdError;
 
 use super::profile::Profile;
+use super::{Settings, work};
 
 /// An instance that is no slot, to try permissions on.
 const PROBE: &str = "probe";
@@ -58,12 +59,12 @@ pub enum Unusable {
 }
 
 /// Connects to systemd and tries what running executors takes.
-pub(super) async fn usable(agent: Option<&str>) -> Result<Systemd, Unusable> {
+pub(super) async fn usable(settings: &Settings) -> Result<Systemd, Unusable> {
     let systemd = Systemd::system().await?;
     if !systemd.has_polkit().await? && !rustix::process::geteuid().is_root() {
         return Err(Unusable::NoPolkit);
     }
-    let instance = match agent {
+    let instance = match &settings.agent {
         Some(agent) => format!("{agent}-{PROBE}"),
         None => PROBE.to_owned(),
     };
@@ -80,6 +81,7 @@ pub(super) async fn usable(agent: Option<&str>) -> Result<Systemd, Unusable> {
             Err(error) => return Err(error.into()),
         }
     }
+    work::warn(&systemd, &instance, &settings.work_directories).await?;
     Ok(systemd)
 }
 

@@ -14,6 +14,7 @@ mod record;
 mod slots;
 mod unit;
 mod watch;
+mod work;
 
 use std::collections::HashMap;
 use std::io;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub sockets: PathBuf,
     /// Sandbox of executors, unless their application asks for a stricter one.
     pub profile: Profile,
+    /// Where applications may work besides their own directories.
+    pub work_directories: Vec<PathBuf>,
     /// `CUDA_VISIBLE_DEVICES` of the agent.
     pub visible_gpus: Option<String>,
 }
@@ -86,6 +89,7 @@ impl Settings {
             specs: "/run/flame/executors".into(),
             records: "/run/flame/records".into(),
             sockets: "/run/flame-executor".into(),
+            work_directories: Vec::new(),
             visible_gpus: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
         }
     }
@@ -155,7 +159,7 @@ impl SystemdRuntime {
     /// # Errors
     /// [`Unusable`] says what is missing and how to get it.
     pub async fn connect(settings: Settings) -> Result<Self, Unusable> {
-        let systemd = check::usable(settings.agent.as_deref()).await?;
+        let systemd = check::usable(&settings).await?;
         for directory in [&settings.specs, &settings.records] {
             check::make_private(directory)?;
         }
