@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use flame_rpc::node::LogPosition;
+use flame_rpc::log_place::ReadPlace;
 use flame_rpc::v1::LogLine;
 
 /// What one node has sent, and where it is.
@@ -12,11 +12,26 @@ pub(super) struct Lane {
     waiting: VecDeque<LogLine>,
     /// All lines that were there at the begin have come, or are not waited for.
     pub(super) caught_up: bool,
-    /// The last line that was taken, and how many of its time.
-    after: Option<LogPosition>,
+    /// Where the lines that were taken end; nothing if the node has not even told where they begin.
+    place: Option<ReadPlace>,
 }
 
 impl Lane {
+    /// Of a node of which the reader has had the lines up to `place`.
+    pub(super) fn after(place: Option<ReadPlace>) -> Self {
+        Self {
+            place,
+            ..Self::default()
+        }
+    }
+
+    /// The node has told where the lines begin that come. Returns whether that is news.
+    pub(super) fn begins(&mut self, begin_us: i64) -> bool {
+        let is_new = self.place.is_none();
+        self.place.get_or_insert_with(|| ReadPlace::begin(begin_us));
+        is_new
+    }
+
     /// Lines that came.
     pub(super) fn put(&mut self, lines: Vec<LogLine>) {
         self.waiting.extend(lines);
@@ -28,8 +43,8 @@ impl Lane {
     }
 
     /// Where to go on after the lines that were taken.
-    pub(super) fn position(&self) -> Option<LogPosition> {
-        self.after
+    pub(super) fn place(&self) -> Option<&ReadPlace> {
+        self.place.as_ref()
     }
 
     /// Forgets lines that were not taken: they come again.
@@ -43,16 +58,7 @@ impl Lane {
 
     fn take(&mut self) -> Option<LogLine> {
         let line = self.waiting.pop_front()?;
-        self.after = Some(match self.after {
-            Some(LogPosition { time_us, seen }) if time_us == line.time_us => LogPosition {
-                time_us,
-                seen: seen + 1,
-            },
-            _ => LogPosition {
-                time_us: line.time_us,
-                seen: 1,
-            },
-        });
+        self.place.get_or_insert_default().took(&line);
         Some(line)
     }
 }
@@ -77,6 +83,8 @@ pub(super) fn next<'a>(lanes: impl Iterator<Item = &'a mut Lane>) -> Option<(usi
 
 #[cfg(test)]
 mod tests {
+    use flame_rpc::node::LogPosition;
+
     use super::*;
 
     fn lines(times: &[i64]) -> Vec<LogLine> {
@@ -112,13 +120,16 @@ mod tests {
     #[test]
     fn a_lane_goes_on_after_what_was_taken() {
         let mut lanes = [Lane::default()];
-        assert_eq!(lanes[0].position(), None);
+        assert_eq!(lanes[0].place(), None);
+        assert!(lanes[0].begins(1) && !lanes[0].begins(3), "once is enough");
         lanes[0].put(lines(&[1, 4, 4, 4]));
         for _ in 0..3 {
             next(lanes.iter_mut()).expect("there");
         }
         lanes[0].rewind();
         assert!(lanes[0].is_empty());
-        assert_eq!(lanes[0].position(), Some(LogPosition { time_us: 4, seen: 2 }));
+        let place = lanes[0].place().expect("known");
+        assert_eq!(place.position(), Some(LogPosition { time_us: 4, seen: 2 }));
+        assert_eq!(place.message("n").begin_us, 1);
     }
 }

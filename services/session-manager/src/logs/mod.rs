@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flame_core::TaskId;
+use flame_rpc::log_place::ReadPlace;
 use flame_rpc::node::{AgentLog, OpenLog, SessionLog, open_log};
 use flame_rpc::v1;
 use tokio::sync::mpsc;
@@ -54,13 +55,15 @@ impl Drop for Place {
 }
 
 /// What is read.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Wanted {
     source: Whose,
     /// Of this node only.
     node: Option<String>,
     lines: Option<u32>,
     follow: bool,
+    /// Where the client is in the logs of nodes.
+    read: HashMap<String, ReadPlace>,
 }
 
 #[derive(Debug, Clone)]
@@ -132,6 +135,8 @@ impl Wanted {
             some(request.node),
         );
         let task = task.as_deref().map(stored::task_id).transpose()?;
+        let read = request.places.into_iter();
+        let read = read.map(|place| (place.node.clone(), place.into())).collect();
         let source = match (session, task) {
             (Some(id), task) => Whose::Session { id, task },
             (None, Some(_)) => {
@@ -147,12 +152,13 @@ impl Wanted {
             node,
             lines: request.lines,
             follow: request.follow,
+            read,
         })
     }
 
     /// Where to look.
     async fn places(&self, engine: &Engine) -> Result<LogPlaces, Status> {
-        let Self { source, node, .. } = self.clone();
+        let (source, node) = (self.source.clone(), self.node.clone());
         let places = engine.read(move |core, _, _| match source {
             Whose::Agent => {
                 let place = core.log_place_of_agent(node.as_deref().unwrap_or_default())?;

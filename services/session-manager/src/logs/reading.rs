@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flame_core::NodeName;
 use flame_rpc::node::LogChunk;
-use flame_rpc::v1::{LogLines, LogNote};
+use flame_rpc::v1::{LogLines, LogNote, LogPlace as ReadTo};
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tonic::Status;
@@ -47,6 +47,8 @@ pub(super) struct Reading {
 /// A node that is asked.
 struct Node {
     name: NodeName,
+    /// As many of the last lines are wanted; all of a node that came later.
+    lines: Option<u32>,
     reader: Option<LogReader>,
     lane: Lane,
     /// It has sent its last line.
@@ -101,7 +103,7 @@ impl Reading {
             self.merge();
             if self.is_over() {
                 self.say_if_nothing_is_kept();
-                return self.send().await;
+                return self.send_last().await;
             }
             if self.has_something() {
                 self.send().await?;
@@ -143,15 +145,26 @@ impl Reading {
     }
 
     fn has_something(&self) -> bool {
-        !self.next.lines.is_empty() || !self.next.notes.is_empty() || self.next.caught_up
+        let LogLines {
+            lines,
+            notes,
+            places,
+            caught_up,
+            ..
+        } = &self.next;
+        !lines.is_empty() || !notes.is_empty() || !places.is_empty() || *caught_up
+    }
+
+    /// Sends the last message, which a client waits for to know that there are no more.
+    async fn send_last(&mut self) -> Result<(), Gone> {
+        let last = std::mem::take(&mut self.next);
+        self.client.send(Ok(last)).await.map_err(|_| Gone)
     }
 
     async fn send(&mut self) -> Result<(), Gone> {
         self.bytes = 0;
-        if !self.has_something() {
-            return Ok(());
-        }
-        let next = std::mem::take(&mut self.next);
+        let mut next = std::mem::take(&mut self.next);
+        next.goes_on = true;
         let began = Instant::now();
         self.client.send(Ok(next)).await.map_err(|_| Gone)?;
         // While nobody looked, nobody was silent.
@@ -215,6 +228,15 @@ impl Reading {
             return Ok(());
         };
         node.lane.caught_up |= chunk.caught_up || chunk.end.is_some();
+        if let Some(begin_us) = chunk.place.map(|place| place.begin_us)
+            && node.lane.begins(begin_us)
+        {
+            self.next.places.push(ReadTo {
+                node: name.clone(),
+                begin_us,
+                outputs: Vec::new(),
+            });
+        }
         let error = chunk.end.and_then(|end| {
             node.over = true;
             node.reader = None;
@@ -264,10 +286,12 @@ impl Reading {
             let known = self.nodes.iter().position(|node| node.name == place.node);
             let number = known.unwrap_or(self.nodes.len());
             if known.is_none() {
+                let read = self.wanted.read.remove(place.node.as_str());
                 self.nodes.push(Node {
                     name: place.node.clone(),
+                    lines: self.wanted.lines.filter(|_| !self.caught_up),
                     reader: None,
-                    lane: Lane::default(),
+                    lane: Lane::after(read),
                     over: false,
                     away: false,
                     since: Instant::now(),
@@ -304,8 +328,10 @@ impl Reading {
             return;
         }
         let mut order = self.wanted.order(session);
-        if let Some(after) = node.lane.position() {
-            (order.after, order.lines) = (Some(after), None);
+        order.lines = node.lines;
+        if let Some(place) = node.lane.place() {
+            (order.place, order.lines) = (Some(place.message("")), None);
+            order.after = place.position();
         }
         node.reader = Some(self.engine.read_log(link, order));
         node.since = Instant::now();

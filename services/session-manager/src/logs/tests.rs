@@ -1,5 +1,6 @@
 //! Clients that read logs, and nodes that the test plays.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -139,6 +140,8 @@ impl Reader {
             all.lines.extend(next.lines);
             all.notes.extend(next.notes);
             all.caught_up |= next.caught_up;
+            all.places.extend(next.places);
+            all.goes_on = next.goes_on;
         }
         all
     }
@@ -176,6 +179,21 @@ impl Agent {
             message: Some(from_agent::Message::Log(chunk)),
         };
         self.to_manager.send(message).await.expect("the manager listens");
+    }
+
+    /// Tells where a log begins.
+    async fn begins(&self, log: u64, begin_us: i64) {
+        let place = v1::LogPlace {
+            begin_us,
+            ..v1::LogPlace::default()
+        };
+        self.send(LogChunk {
+            log,
+            place: Some(place),
+            caught_up: true,
+            ..LogChunk::default()
+        })
+        .await;
     }
 
     /// Sends lines of these times, which are the last ones if `over`.
@@ -261,7 +279,7 @@ async fn lines_of_all_nodes_are_one_log_by_their_times() {
         seen(&all),
         [("n1", 1), ("n2", 2), ("n1", 4), ("n2", 5), ("n1", 6), ("n2", 7)]
     );
-    assert!(all.caught_up);
+    assert!(all.caught_up && !all.goes_on, "the last message says so");
     assert_eq!(codes(&all), [], "a node that did not run it is not asked");
 }
 
@@ -296,6 +314,77 @@ async fn a_node_that_is_away_is_named_and_goes_on_when_it_is_back() {
         (seen(&back), codes(&back)),
         (vec![("n2", 9)], vec![("node_back", "n2")])
     );
+}
+
+/// As after a restart of the session manager: it knows nothing, and the client says where it was.
+#[tokio::test]
+async fn a_client_that_was_cut_off_goes_on_where_it_was() {
+    let bed = Bed::new(3).await;
+    let (mut first, mut second) = (bed.node("n1").await, bed.node("n2").await);
+    let last = |places| ReadLogsRequest {
+        lines: Some(2),
+        places,
+        ..session(true)
+    };
+    let mut reader = bed.read(last(Vec::new())).await.expect("there");
+    let (log, open) = first.opened().await;
+    assert_eq!((open.lines, open.place), (Some(2), None));
+    first.begins(log, 5).await;
+    let (log, _) = second.opened().await;
+    second.begins(log, 0).await;
+    second.lines(log, &[6, 7, 7], false).await;
+    let all = reader
+        .until(|all| all.lines.len() == 3 && all.places.len() == 2 && all.caught_up)
+        .await;
+    assert!(all.goes_on);
+    let mut places: BTreeMap<String, ReadPlace> = all
+        .places
+        .into_iter()
+        .map(|place| (place.node.clone(), place.into()))
+        .collect();
+    for line in &all.lines {
+        places.get_mut(&line.node).expect("begun").took(line);
+    }
+    drop(reader);
+
+    let places = places.iter().map(|(node, place)| place.message(node)).collect();
+    let mut reader = bed.read(last(places)).await.expect("there");
+    let (log, open) = first.opened().await;
+    let begin = v1::LogPlace {
+        begin_us: 5,
+        ..v1::LogPlace::default()
+    };
+    assert_eq!(
+        (open.place.as_ref(), open.lines, open.after),
+        (Some(&begin), None, None)
+    );
+    first.lines(log, &[8], false).await;
+    let (log, open) = second.opened().await;
+    let read = v1::OutputPlace {
+        executor: "e1".to_owned(),
+        output: v1::LogOutput::Out.into(),
+        time_us: 7,
+        seen: 2,
+    };
+    assert_eq!(open.place.expect("known").outputs, [read]);
+    assert_eq!(open.after, Some(LogPosition { time_us: 7, seen: 2 }));
+    second.begins(log, 3).await;
+    second.lines(log, &[9], false).await;
+    let all = reader.until(|all| all.lines.len() == 2).await;
+    assert_eq!(seen(&all), [("n1", 8), ("n2", 9)]);
+    assert_eq!(all.places, [], "it knows where they began");
+
+    // What came from a node that is new is all new.
+    let mut third = bed.node("n3").await;
+    let (log, open) = third.opened().await;
+    assert_eq!((open.lines, open.place), (None, None));
+    third.begins(log, 0).await;
+    // A link that is lost is no other case than a client that was.
+    drop(first);
+    let mut first = bed.connect("n1").await;
+    let (_, open) = first.opened().await;
+    let place = ReadPlace::from(open.place.expect("known"));
+    assert_eq!((place.latest(), place.message("").begin_us), (8, 5));
 }
 
 #[tokio::test]
