@@ -67,6 +67,13 @@ pub(crate) enum CtlError {
         code: String,
         reason: String,
     },
+    /// The stream of a log broke before its end.
+    #[error("cannot {action} to its end: {reason}; lines that were shown: {shown}")]
+    LogEnded {
+        action: String,
+        shown: usize,
+        reason: String,
+    },
     /// The watch ended before the task did.
     #[error("lost sight of task {task} of session {session}, which was {state}: {reason}")]
     WatchEnded {
@@ -99,6 +106,7 @@ impl CtlError {
             Self::StillRuns { node, .. } => {
                 format!("flmctl list executors shows them; it goes on, see flmctl view node {node}")
             }
+            Self::LogEnded { .. } => "ask again; with -f flmctl goes on by itself".to_owned(),
             Self::WatchEnded { task, session, .. } => {
                 format!("go on with flmctl watch task {task} -s {session}")
             }
@@ -120,6 +128,7 @@ impl CtlError {
             Self::TaskEnded { .. } => "task_ended".to_owned(),
             Self::StillRuns { .. } => "still_runs".to_owned(),
             Self::NoLogs { code, .. } => code.clone(),
+            Self::LogEnded { .. } => "log_ended".to_owned(),
             Self::WatchEnded { .. } => "watch_ended".to_owned(),
             Self::Backup(_) => "backup".to_owned(),
             Self::Output(_) => "output".to_owned(),

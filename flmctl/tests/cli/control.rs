@@ -1,5 +1,6 @@
 //! `cancel`, `close --cancel-running`, `explain` and `node` against a Control service.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
 use flame_rpc::v1;
@@ -13,17 +14,24 @@ use crate::support::{Fake, filled, flmctl, json, node, serve, session_of, stderr
 
 /// Remembers what it was asked; node `n1` runs two executors until it was looked at.
 #[derive(Clone, Default)]
-struct Asked {
+pub(crate) struct Asked {
     calls: Arc<Mutex<Vec<String>>>,
     fake: Fake,
+    /// What the next calls of ReadLogs answer; what it always does if there is nothing.
+    pub(crate) logs: Arc<Mutex<VecDeque<Log>>>,
+    /// What those calls asked for.
+    pub(crate) log_requests: Arc<Mutex<Vec<v1::ReadLogsRequest>>>,
 }
+
+/// An answer to ReadLogs.
+pub(crate) type Log = Result<Vec<Result<v1::LogLines, Status>>, Status>;
 
 impl Asked {
     fn note(&self, call: String) {
         self.calls.lock().unwrap().push(call);
     }
 
-    fn taken(&self) -> Vec<String> {
+    pub(crate) fn taken(&self) -> Vec<String> {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 
@@ -45,6 +53,10 @@ impl Control for Asked {
         request: Request<v1::ReadLogsRequest>,
     ) -> Result<Response<Self::ReadLogsStream>, Status> {
         let request = request.into_inner();
+        self.log_requests.lock().unwrap().push(request.clone());
+        if let Some(log) = self.logs.lock().unwrap().pop_front() {
+            return Ok(Response::new(tokio_stream::iter(log?)));
+        }
         self.note(format!(
             "{:?} {:?} {:?} {:?} {}",
             request.session_id, request.task_id, request.node, request.lines, request.follow
@@ -152,7 +164,7 @@ impl Control for Asked {
     }
 }
 
-fn line(number: i64) -> v1::LogLine {
+pub(crate) fn line(number: i64) -> v1::LogLine {
     v1::LogLine {
         time_us: 1_700_000_000_000_000 + number,
         node: "n1".to_owned(),
@@ -176,7 +188,7 @@ fn noted(code: &str, node: &str, text: &str) -> v1::LogLines {
 }
 
 /// A session manager that has both services; its URL.
-async fn manager() -> (Asked, String) {
+pub(crate) async fn manager() -> (Asked, String) {
     let asked = Asked {
         fake: filled(),
         ..Asked::default()
@@ -193,7 +205,7 @@ async fn manager() -> (Asked, String) {
     (asked, url)
 }
 
-async fn run(url: &str, line: &str) -> std::process::Output {
+pub(crate) async fn run(url: &str, line: &str) -> std::process::Output {
     let args: Vec<&str> = line.split_whitespace().collect();
     flmctl(url, &args).await
 }
@@ -311,43 +323,4 @@ async fn a_session_manager_without_the_service_is_named_as_the_reason() {
         "{}",
         stderr(&output)
     );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn lines_of_a_log_are_shown_and_what_is_missing_is_said() {
-    let (asked, url) = manager().await;
-    let shown = run(&url, "logs -s s1 -n 2 -t 7 --node n1 -f").await;
-    assert!(shown.status.success(), "{}", stderr(&shown));
-    assert_eq!(asked.taken(), [r#"Some("s1") Some("7") Some("n1") Some(2) true"#]);
-    let out = stdout(&shown);
-    let lines: Vec<&str> = out.lines().collect();
-    assert_eq!(lines.len(), 2, "the last ones: {out}");
-    assert!(lines[0].ends_with(" n1 e1-1 out  line 2"), "{out}");
-    assert_eq!(stderr(&shown), "node n2 is not connected\n");
-    let shown = run(&url, "logs -s s1 -o json").await;
-    let values: Vec<serde_json::Value> = stdout(&shown)
-        .lines()
-        .map(|line| serde_json::from_str(line).expect("JSON"))
-        .collect();
-    assert_eq!((values.len(), stderr(&shown).as_str()), (4, ""));
-    assert_eq!(values[0]["note"], "node_away");
-    assert_eq!(
-        (&values[1]["text"], &values[1]["output"]),
-        (&"line 1".into(), &"out".into())
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_not_there_is_an_error() {
-    let (_, url) = manager().await;
-    for (line, code) in [
-        ("logs -s x -o json", "not_found"),
-        ("logs -s empty -o json", "nothing_kept"),
-        ("logs --node n1 -o json", "node_failed"),
-    ] {
-        let failed = run(&url, line).await;
-        assert_eq!(failed.status.code(), Some(1), "{line}");
-        let error: serde_json::Value = serde_json::from_str(&stderr(&failed)).expect("JSON");
-        assert_eq!(error["error"]["code"], code, "{line}");
-    }
 }

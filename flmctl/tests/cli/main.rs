@@ -5,6 +5,7 @@
 mod backup;
 mod change;
 mod control;
+mod logs;
 mod process;
 mod read;
 mod support;
