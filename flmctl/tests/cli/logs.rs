@@ -90,6 +90,7 @@ async fn a_log_that_is_followed_goes_on_where_it_was_after_a_restart() {
     let (asked, url) = answering(vec![
         Ok(vec![Ok(first), Err(lost())]),
         Err(lost()),
+        Ok(vec![Err(lost())]),
         // A stop in order ends the stream without an error, but not with the last message.
         Ok(vec![Ok(lines(3..=3))]),
         Err(Status::resource_exhausted("8 logs are read by this address")),
@@ -117,6 +118,7 @@ async fn a_log_that_is_followed_goes_on_where_it_was_after_a_restart() {
         asked_for,
         [
             (Some(9), None),
+            (None, Some((7, 2))),
             (None, Some((7, 2))),
             (None, Some((7, 2))),
             (None, Some((7, 3))),

@@ -68,6 +68,8 @@ struct Reading<'a> {
     /// Why there may be no lines.
     problem: Option<v1::LogNote>,
     is_terminal: bool,
+    /// How long is waited before the lost connection is tried once more; nothing while there is one that works.
+    outage: Option<Duration>,
 }
 
 impl<'a> Reading<'a> {
@@ -88,6 +90,7 @@ impl<'a> Reading<'a> {
             shown: 0,
             problem: None,
             is_terminal: std::io::stdout().is_terminal(),
+            outage: None,
             args,
         }
     }
@@ -114,6 +117,9 @@ impl<'a> Reading<'a> {
             let Some(message) = message.map_err(|status| client.failed(self.action.clone(), &status))? else {
                 break;
             };
+            if self.outage.take().is_some() {
+                self.note("connection_back", "connected again".to_owned())?;
+            }
             goes_on = message.goes_on;
             self.take(message)?;
         }
@@ -205,7 +211,7 @@ impl<'a> Reading<'a> {
 
     /// Tries until there is a stream that goes on where the last one was.
     async fn connect_again(
-        &self,
+        &mut self,
         client: &Client,
         error: &CtlError,
     ) -> Result<Streaming<v1::LogLines>, CtlError> {
@@ -214,19 +220,17 @@ impl<'a> Reading<'a> {
             CtlError::Request { message, .. } => message,
             _ => "",
         };
-        self.note(
-            "connection_lost",
-            format!("connection lost ({reason}), trying again"),
-        )?;
-        let (mut wait, mut answered) = (FIRST_WAIT, None);
+        if self.outage.is_none() {
+            let text = format!("connection lost ({reason}), trying again");
+            self.note("connection_lost", text)?;
+        }
+        let mut answered = None;
         loop {
+            let wait = self.outage.unwrap_or(FIRST_WAIT);
+            self.outage = Some((wait * 2).min(LONGEST_WAIT));
             tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
             let error = match client.read_logs(&self.action, self.request()).await {
-                Ok(stream) => {
-                    self.note("connection_back", "connected again".to_owned())?;
-                    return Ok(stream);
-                }
+                Ok(stream) => return Ok(stream),
                 Err(error) => error,
             };
             let since = *answered.get_or_insert_with(Instant::now);
