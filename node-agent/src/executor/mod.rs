@@ -274,7 +274,7 @@ async fn start(
     let files = prepared.files;
     let process = host.runtime.start(prepared.launch).await;
     let process: Arc<dyn Running> = process
-        .map_err(|error| BindError::new(bind::PROCESS, error))?
+        .map_err(|error| BindError::new(bind::PROCESS, chain(&error)))?
         .into();
     tracing::debug!(executor = %id, session = order.session_id, pid = process.pid(), "service process started");
     tell_where(process.as_ref(), inbox);

@@ -104,6 +104,14 @@ pub enum SystemdError {
         /// How long it was waited for.
         limit: Duration,
     },
+    /// What was asked for again and again had no answer.
+    #[error("D-Bus or systemd could not be reached for {} s", limit.as_secs_f32())]
+    Unreachable {
+        /// For how long it was asked.
+        limit: Duration,
+        /// How it failed the last time.
+        source: Box<SystemdError>,
+    },
     /// The bus went away while we waited for a signal.
     #[error("the connection to D-Bus ended while waiting for {what} of {unit}")]
     Disconnected {
@@ -166,7 +174,10 @@ impl SystemdError {
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         match self {
-            Self::NoBus { .. } | Self::NoManager { .. } | Self::Disconnected { .. } => true,
+            Self::NoBus { .. }
+            | Self::NoManager { .. }
+            | Self::Unreachable { .. }
+            | Self::Disconnected { .. } => true,
             Self::Call { source, .. } => {
                 is_io(source) || name(source).is_some_and(|name| UNREACHABLE.contains(&name.as_str()))
             }

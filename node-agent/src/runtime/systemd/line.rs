@@ -5,7 +5,7 @@ use std::time::Duration;
 use flame_systemd::Systemd;
 use flame_systemd::manager::{JobId, SystemdError};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 
 /// After this, what failed is asked again although the line is the same: not D-Bus may have been away, but systemd.
 const AGAIN: Duration = Duration::from_millis(500);
@@ -54,7 +54,7 @@ impl Line {
     where
         F: Future<Output = Result<T, SystemdError>>,
     {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+        let begin = Instant::now();
         let mut line = self.0.subscribe();
         let mut failures = 0;
         loop {
@@ -65,18 +65,12 @@ impl Line {
             };
             failures += 1;
             tracing::debug!(%error, failures, "asked again when systemd can be reached");
-            let over = async {
-                match deadline {
-                    Some(deadline) => sleep_until(deadline).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                () = over => return Err(error),
-                // A new line, or not.
-                _ = timeout(AGAIN, line.changed()) => {}
+            if let Some(limit) = patience.filter(|limit| begin.elapsed() >= *limit) {
+                let source = Box::new(error);
+                return Err(SystemdError::Unreachable { limit, source });
             }
+            // The line stays the same if systemd alone was away.
+            let _ = timeout(AGAIN, line.changed()).await;
         }
     }
 }
