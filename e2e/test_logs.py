@@ -1,17 +1,25 @@
 """What services write, read through the session manager: of all nodes, live and later, and a lot of it."""
 
+import contextlib
 import json
+import os
 import re
 import signal
 import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import talking
 from testbed import wait_until
 
 SECONDS = 60
 FLOOD_MIB = 100
+# What flmctl may read at the same time from one address, and how many want to.
+READERS_ALLOWED, READERS = 8, 20
+# What readers who do not read may cost the session manager and the agent.
+GROWTH_MIB = 16
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +132,9 @@ class Follower:
         for line in self.process.stdout:
             self.entries.append(json.loads(line))
 
+    def lines(self):
+        return [entry for entry in list(self.entries) if "note" not in entry]
+
     def said(self):
         return [entry["text"] for entry in self.entries if "note" not in entry]
 
@@ -203,3 +214,122 @@ def test_a_flood_of_lines_delays_no_task_even_if_nobody_reads_it(make_fleet):
     files = sorted((cluster.prefix / "logs/executors").glob("*.err.*"))
     assert len(files) == 2 and sum(path.stat().st_size for path in files) < 17 << 20, files
     close(cluster, session, other)
+
+
+@pytest.fixture(scope="module")
+def talks(cluster):
+    """An application whose service writes all the time."""
+    path = cluster.prefix / "talks"
+    path.write_text(talking.script(cluster.prefix / "bin"))
+    path.chmod(0o755)
+    cluster.tool("flmctl", "register", "application", "talks", "--command", str(path))
+    return "talks"
+
+
+def test_what_is_followed_comes_once_whatever_happens_to_the_session_manager(fleet, cluster, talks):
+    size = ("--resreq", "cpu=1,mem=1m", "--min-instances", "2", "--max-instances", "2")
+    session = cluster.tool("flmctl", "create", "session", "-a", talks, *size).stdout.strip()
+    with contextlib.ExitStack() as stack:
+        whole = stack.enter_context(Follower(cluster, "-s", session))
+
+        def both_write(since=0):
+            return {line["node"] for line in whole.lines()[since:]} == {"n1", "n2"}
+
+        wait_until(both_write, SECONDS, "lines of both nodes")
+        new = stack.enter_context(Follower(cluster, "-s", session, "-n", "0"))
+        last = stack.enter_context(Follower(cluster, "-s", session, "-n", "5", "--node", "n2"))
+        followers = (whole, new, last)
+        for number in range(4):
+            wait_until(lambda: all(follower.lines() for follower in followers), SECONDS, "each reads")
+            if number < 3:
+                fleet.manager.kill()
+            else:
+                fleet.manager.stop()
+
+            def lost(count=number + 1):
+                return all(
+                    follower.notes().count(("connection_lost", None)) == count for follower in followers
+                )
+
+            wait_until(lost, SECONDS, "the loss is said")
+            since = len(whole.lines())
+            fleet.manager.start()
+            wait_until(lambda since=since: both_write(since), SECONDS, "lines of both nodes once more")
+        wait_until(fleet.all_ready, SECONDS, "all nodes are back")
+        close(cluster, session)
+        assert [follower.ended() for follower in followers] == [0, 0, 0]
+    kept, notes = logs(cluster, "-s", session)
+    assert notes == [] and len(talking.numbers(kept)) == 4
+
+    def order(line):
+        return line["time"], line["node"], line["executor"], line["output"]
+
+    assert sorted(whole.lines(), key=order) == sorted(kept, key=order)
+    talking.assert_each_once(whole.lines())
+    for follower in (new, last):
+        talking.assert_each_once(follower.lines(), from_start=False)
+        for output, said in talking.numbers(follower.lines()).items():
+            assert said[-1] == talking.numbers(kept)[output][-1], output
+    assert {line["node"] for line in last.lines()} == {"n2"}
+    assert not any(note == "lines_missing" for follower in followers for note, _ in follower.notes())
+
+    # A session manager that was started anew knows where the session ran before it hears of the nodes.
+    gone = fleet.agents[1]
+    gone.kill()
+    fleet.manager.kill()
+    fleet.manager.start()
+
+    def only_the_other():
+        return [node["name"] for node in fleet.nodes() if node["state"] == "Ready"] == ["n1"]
+
+    wait_until(only_the_other, SECONDS, "one node is back")
+    rest, notes = logs(cluster, "-s", session)
+    assert rest == [line for line in kept if line["node"] == "n1"]
+    assert [(note["note"], note["node"]) for note in notes] == [("node_away", "n2")]
+    gone.start()
+    wait_until(fleet.all_ready, SECONDS, "both nodes are back")
+
+
+def resident(daemon):
+    """MiB of a daemon's memory."""
+    pages = int(Path(f"/proc/{daemon.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+
+
+def test_readers_who_do_not_read_cost_nothing_and_are_limited(make_fleet):
+    one_node = make_fleet({"n1": "cpu=1,mem=1g"}).up()
+    cluster = one_node.cluster
+    session = create(cluster, "--max-instances", "1")
+    add(cluster, session, SAY.format("first"), "--wait")
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(Follower(cluster, "-s", session)) for _ in range(READERS_ALLOWED)]
+        wait_until(lambda: all("say first" in reader.said() for reader in readers), SECONDS, "all read")
+        for _ in range(READERS - READERS_ALLOWED):
+            refused = cluster.tool("flmctl", "logs", "-f", "-s", session, "-o", "json", check=False)
+            error = json.loads(refused.stderr)["error"]
+            assert not refused.ok and error["code"] == "resource_exhausted", refused
+            assert f"{READERS_ALLOWED} logs are read by this address" in error["message"], error
+        for reader in readers:
+            reader.process.send_signal(signal.SIGSTOP)
+        daemons = (one_node.manager, one_node.agents[0])
+        before = [resident(daemon) for daemon in daemons]
+        line = "x" * 99
+        add(cluster, session, f"yes {line} | head -c {FLOOD_MIB}M >/proc/$PPID/fd/2", "--wait")
+        grown = [resident(daemon) - former for daemon, former in zip(daemons, before, strict=True)]
+        print(f"before {before}, grown {grown} MiB")
+        assert max(grown) < GROWTH_MIB, f"session manager and agent: {grown} MiB more than {before}"
+        # They read on, and one that goes away makes room.
+        for reader in readers:
+            reader.process.send_signal(signal.SIGCONT)
+        wait_until(
+            lambda: all(("lines_missing", "n1") in reader.notes() for reader in readers),
+            SECONDS,
+            "all read on",
+        )
+        readers[0].process.kill()
+
+        def there_is_room():
+            return cluster.tool("flmctl", "logs", "-s", session, "-n", "1", check=False).ok
+
+        wait_until(there_is_room, SECONDS, "room for another")
+    close(cluster, session)
