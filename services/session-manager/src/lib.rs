@@ -10,6 +10,7 @@ pub mod engine;
 pub mod frontend;
 mod health;
 pub mod logs;
+pub mod long_work;
 mod metrics;
 pub mod nodelink;
 mod notices;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use flame_core::config::{ClusterConfig, ConfigError};
+use flame_session_manager::long_work::LongWork;
 use flame_session_manager::store::restore;
 use flame_session_manager::{builtin, server};
 use flame_systemd::notify::Notifier;
@@ -101,6 +102,8 @@ fn run(config: &ClusterConfig) -> anyhow::Result<()> {
     let listeners = runtime.block_on(server::bind(config))?;
     let (engine, run, reader) = {
         let _runtime = runtime.enter();
+        // A new format of the file, or millions of tasks in it, take their time.
+        let _loading = LongWork::begin(notifier, server::loading(&config.storage));
         server::start_engine(config)?
     };
     let served = runtime.block_on(async {
@@ -110,6 +113,8 @@ fn run(config: &ClusterConfig) -> anyhow::Result<()> {
             .await?;
         server::serve(config, &engine, reader, listeners, &notifier).await
     });
+    notifier.stopping();
+    let _stopping = LongWork::begin(notifier, "stopping: storing the last changes".to_owned());
     let stored = runtime.block_on(async { tokio::time::timeout(STOP_LIMIT, run.stop()).await });
     // Open calls end with the runtime.
     runtime.shutdown_timeout(STOP_LIMIT);

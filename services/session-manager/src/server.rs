@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use flame_core::config::ClusterConfig;
+use flame_core::config::cluster::Storage;
 use flame_rpc::node::node_link_server::NodeLinkServer;
 use flame_rpc::v1::admin_server::AdminServer;
 use flame_rpc::v1::control_server::ControlServer;
@@ -15,6 +16,7 @@ use flame_rpc::{channel, oversize};
 use flame_systemd::notify::Notifier;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::MissedTickBehavior;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
@@ -37,6 +39,8 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often the STATUS line is brought up to date when there is no watchdog to feed.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
+/// As people count bytes.
+const BYTES_PER_MB: f64 = 1e6;
 
 /// Ways to the store beside the writer.
 pub struct Readers {
@@ -72,6 +76,22 @@ pub fn start_engine(config: &ClusterConfig) -> anyhow::Result<(Engine, EngineRun
     let (engine, run) =
         Engine::start(Core::new(core_config, snapshot), store).context("cannot start the store's thread")?;
     Ok((engine, run, readers))
+}
+
+/// What [`start_engine`] does with `storage`, for the STATUS line.
+#[must_use]
+pub fn loading(storage: &Storage) -> String {
+    match storage {
+        Storage::None => "starting with an empty state".to_owned(),
+        Storage::Sqlite(path) => match path.metadata() {
+            Ok(file) => format!(
+                "loading the state of {:.1} MB from {}",
+                file.len() as f64 / BYTES_PER_MB,
+                path.display()
+            ),
+            Err(_) => format!("making a new state in {}", path.display()),
+        },
+    }
 }
 
 /// What the daemon listens on.
@@ -190,8 +210,6 @@ pub async fn serve(
         _ = terminate.recv() => notices::stopping("stopping on SIGTERM"),
         _ = interrupt.recv() => notices::stopping("stopping on SIGINT"),
     }
-    notifier.stopping();
-    notifier.status("stopping");
     // For those who watch on connections that are still open.
     health::set(&reporter, ServingStatus::NotServing).await;
     Ok(())
@@ -239,7 +257,11 @@ async fn report(engine: &Engine, notifier: &Notifier) -> anyhow::Result<()> {
         .unwrap_or(STATUS_INTERVAL)
         .min(STATUS_INTERVAL);
     let mut shown = String::new();
+    // Due at half the watchdog's time, however long the question takes.
+    let mut due = tokio::time::interval(interval);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        due.tick().await;
         let summary = engine.summary().await.context("the core ended")?;
         let status = match engine.store_failure() {
             Some(failure) => failure,
@@ -250,7 +272,6 @@ async fn report(engine: &Engine, notifier: &Notifier) -> anyhow::Result<()> {
             shown = status;
         }
         notifier.watchdog();
-        tokio::time::sleep(interval).await;
     }
 }
 
