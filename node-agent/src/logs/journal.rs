@@ -19,7 +19,7 @@ use super::line::{LINE_BYTES, now};
 use super::source::{Batch, CHUNK_BYTES, LINE_COST, Part, Source, Subject, Wanted};
 
 /// The program that reads the journal.
-pub(super) const JOURNALCTL: &str = "journalctl";
+pub(crate) const JOURNALCTL: &str = "journalctl";
 /// Longest entry that is read, in bytes: journald cuts lines at 48 KiB, and one that is not UTF-8 is written as numbers.
 const ENTRY_BYTES: usize = 256 << 10;
 /// Bytes that are kept at most while the last lines are looked for.
@@ -268,11 +268,12 @@ impl Journal {
             // one that journald writes down.
             command.args(["--follow", "--no-tail", "--merge"]);
         }
-        match (&self.cursor, self.wanted.lines) {
+        let last = self.wanted.lines.filter(|_| !follow && !self.is_filtered());
+        match (&self.cursor, last) {
             (Some(cursor), _) => {
                 command.arg(format!("--after-cursor={cursor}"));
             }
-            (None, Some(lines)) if !follow && !self.is_filtered() => {
+            (None, Some(lines)) => {
                 command.arg(format!("--lines={lines}"));
             }
             _ => {}
@@ -280,7 +281,8 @@ impl Journal {
         // The place of an earlier log is the more exact one, if there is any.
         let latest = self.after.read().latest();
         let since = match &self.whose {
-            _ if self.cursor.is_some() => None,
+            // With --since, --lines would be the first ones from then on.
+            _ if self.cursor.is_some() || last.is_some() => None,
             _ if latest > 0 => Some((latest - OUT_OF_ORDER).max(self.after.begin_us())),
             Whose::Session(_) => self.parts.iter().map(|part| part.run.began).min(),
             Whose::Unit(_) => None,
@@ -524,7 +526,7 @@ struct Entry {
 /// A message as journalctl writes it.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
-enum Message {
+pub(crate) enum Message {
     Text(String),
     /// What is not UTF-8, or has control characters.
     Bytes(Vec<u8>),
@@ -533,7 +535,7 @@ enum Message {
 }
 
 impl Message {
-    fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Text(text) => text.clone().into_bytes(),
             Self::Bytes(bytes) => bytes.clone(),

@@ -27,7 +27,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use files::Files;
-use journal::{JOURNALCTL, Journal, Whose};
+pub(crate) use journal::{JOURNALCTL, Message};
+use journal::{Journal, Whose};
 use runs::{Limits, Runs};
 use source::{Batch, Source, Subject, Wanted, lock};
 
