@@ -109,6 +109,8 @@ def test_what_is_not_there_is_an_error(cluster):
         (("--node", "n9"), "not_found"),
         (("-s", session), "nothing_kept"),
         (("--node", "n1"), "node_failed"),
+        (("--node", "n1", "-f"), "node_failed"),
+        (("-s", session, "--node", "n1"), "nothing_kept"),
     ]:
         refused = cluster.tool("flmctl", "logs", *words, "-o", "json", check=False)
         assert not refused.ok, words

@@ -198,9 +198,12 @@ impl Reading {
             && all_asked
             && matches!(self.wanted.source, Whose::Session { .. })
         {
-            let text = "no node has lines of the session: it had no executors, or what they wrote was too old or too \
-                        much to be kept";
-            self.note("nothing_kept", "", text.to_owned());
+            let whose = match &self.wanted.node {
+                Some(node) => format!("node {node} has no lines of the session: it had no executors there"),
+                None => "no node has lines of the session: it had no executors".to_owned(),
+            };
+            let text = format!("{whose}, or what they wrote was too old or too much to be kept");
+            self.note("nothing_kept", "", text);
         }
     }
 
