@@ -71,7 +71,7 @@ pub(super) async fn bring_up(
         exit = &mut exited => {
             return Err(BindError::new(
                 bind::PROCESS,
-                format!("{} (it ended before it listened on its socket)", obituary(exit, process).await),
+                format!("before it listened on its socket, {}", obituary(exit, process).await),
             ));
         }
         connected = timeout(host.patience.start, connect(host, socket)) => connected,

@@ -203,7 +203,7 @@ impl Handle {
             return lock(&self.unit.last_errors).clone();
         }
         match self.unit.run.get() {
-            Some(run) => errors::last_lines(&run.invocation).await,
+            Some(run) => errors::lines_so_far(&run.invocation).await,
             None => String::new(),
         }
     }
