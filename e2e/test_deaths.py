@@ -24,8 +24,8 @@ FIRST_RETRY_MS = 100
 # For services; Python needs most of the first to import what it serves with.
 TIMEOUTS = {"start": 4, "enter": 2}
 SECONDS = 90
-# From a death to the agent's word of it. Other work on the machine delays some, so the best of several counts,
-# and of so many more sessions if all were late.
+# From a death to the agent's word of it. Other work on the machine delays some: the best of several counts,
+# and of as many more sessions if all were late.
 TOLD_MS = 100
 MORE = 3
 # How the service's end is told, by the way of it; "child" leaves a process behind that ignores SIGTERM.
