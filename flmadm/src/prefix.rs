@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use flame_core::fsutil::resolve;
+
 use crate::failure::{Failure, Outcome};
 
 /// Directories that are never a prefix, though something below them may be one.
@@ -62,7 +64,7 @@ impl Prefix {
     pub(crate) fn new(path: &Path) -> Outcome<Self> {
         let normal = lexical(path)?;
         refuse_system(&normal, &normal)?;
-        refuse_system(&resolved(&normal), &normal)?;
+        refuse_system(&resolve(&normal), &normal)?;
         if normal.exists() && !normal.is_dir() {
             return Err(Failure::arguments(format!(
                 "the prefix {} is not a directory",
@@ -78,7 +80,7 @@ impl Prefix {
     /// # Errors
     /// They cannot.
     pub(crate) fn check_for_services(&self) -> Outcome<()> {
-        let real = resolved(&self.0);
+        let real = resolve(&self.0);
         if let Some(fleeting) = FLEETING.iter().find(|fleeting| real.starts_with(fleeting)) {
             return Err(Failure::arguments(format!(
                 "services cannot be installed in {}: they do not see {fleeting}, or it is empty after a boot",
@@ -178,19 +180,6 @@ fn refuse_system(path: &Path, given: &Path) -> Outcome<()> {
         Failure::arguments(format!("the prefix {}{leads} is {what}", given.display()))
             .hint("choose a directory of its own, as /opt/flame"),
     )
-}
-
-/// `path` with the symbolic links of the part that exists followed.
-pub(crate) fn resolved(path: &Path) -> PathBuf {
-    for ancestor in path.ancestors() {
-        if let Ok(real) = ancestor.canonicalize() {
-            return match path.strip_prefix(ancestor) {
-                Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
-                _ => real,
-            };
-        }
-    }
-    path.to_path_buf()
 }
 
 #[cfg(test)]

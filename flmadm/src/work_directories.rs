@@ -4,10 +4,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use flame_core::fsutil::resolve;
+
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::node_config::AgentFile;
-use crate::prefix::{Prefix, resolved};
+use crate::prefix::Prefix;
 use crate::unit_files;
 
 /// The templates whose system is read-only; the third has no sandbox.
@@ -50,10 +52,10 @@ pub(crate) fn checked(prefix: &Prefix, agents: &[AgentFile]) -> Outcome<Vec<Path
         ))
         .hint("list directories of their own, as /srv/work"));
     }
-    good.sort_by_cached_key(|path| resolved(path));
+    good.sort_by_cached_key(|path| resolve(path));
     // The right is for all that is below. What lies in a directory that applications may write to must not be
     // looked up by its name: they could have put a link to elsewhere in its place.
-    good.dedup_by(|below, above| resolved(below).starts_with(resolved(above)));
+    good.dedup_by(|below, above| resolve(below).starts_with(resolve(above)));
     Ok(good)
 }
 
@@ -65,7 +67,7 @@ fn refusal(prefix: &Prefix, path: &Path) -> Option<String> {
     {
         return Some("has characters that cannot stand in a unit file".to_owned());
     }
-    let real = resolved(path);
+    let real = resolve(path);
     if let Some(why) = of_others(prefix, path) {
         return Some(why.to_owned());
     }
@@ -77,7 +79,7 @@ fn refusal(prefix: &Prefix, path: &Path) -> Option<String> {
 
 fn of_others(prefix: &Prefix, path: &Path) -> Option<&'static str> {
     let in_one = |trees: &[&str]| trees.iter().any(|tree| path.starts_with(tree));
-    let own = [prefix.path().to_path_buf(), resolved(prefix.path())];
+    let own = [prefix.path().to_path_buf(), resolve(prefix.path())];
     if own.iter().any(|own| path.starts_with(own)) {
         Some("belongs to Flame itself")
     } else if in_one(&SYSTEM) {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use flame_core::fsutil::resolve;
 use flame_core::{ExecutorId, NodeName};
 
 /// Longest path of a unix socket in bytes (`sun_path` less its final zero).
@@ -181,12 +182,10 @@ impl Directories {
         let plain = !path
             .components()
             .any(|part| part == std::path::Component::ParentDir);
-        // A link that is listed may lead anywhere; one below it may not lead out.
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let is_allowed = |allowed: &PathBuf| {
-            let real_allowed = std::fs::canonicalize(allowed).unwrap_or_else(|_| allowed.clone());
-            below(path, allowed) && below(&real, &real_allowed)
-        };
+        // A link that is listed may lead anywhere; one below it may not lead out. What only executors may look
+        // into (the group flame-work) is their affair: their sandbox holds there, too.
+        let real = resolve(path);
+        let is_allowed = |allowed: &PathBuf| below(path, allowed) && below(&real, &resolve(allowed));
         if self.allowed.is_empty() || plain && self.allowed.iter().any(is_allowed) {
             return Ok(());
         }
@@ -481,6 +480,20 @@ mod tests {
         ] {
             let error = directories.allow(&bad).expect_err("not listed").to_string();
             assert!(error.contains("runtime.work_directories"), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_application_works_where_a_listed_link_leads_to() {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let (data, link) = (home.path().join("data"), home.path().join("link"));
+        std::fs::create_dir(&data).expect("made");
+        std::os::unix::fs::symlink(&data, &link).expect("linked");
+        let directories = Directories::prepare(&wanted(home.path()), &node()).expect("usable");
+        let directories = directories.allowing(vec![link.clone()]);
+        // The agent may not be able to see what is in it.
+        for good in [link.clone(), link.join("unseen")] {
+            assert!(directories.allow(&good).is_ok(), "{}", good.display());
         }
     }
 

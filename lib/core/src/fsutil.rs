@@ -1,4 +1,4 @@
-//! Files that are either old or new, never half written.
+//! Files that are either old or new, never half written, and where paths lead to.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Write};
@@ -134,6 +134,20 @@ pub fn sync_directory(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
+/// `path` with its symbolic links followed, as far as it is there and this process may look.
+#[must_use]
+pub fn resolve(path: &Path) -> PathBuf {
+    for ancestor in path.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            return match path.strip_prefix(ancestor) {
+                Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+                _ => real,
+            };
+        }
+    }
+    path.to_path_buf()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +201,24 @@ mod tests {
         draft("fourth").replace(0o600).expect("replaced");
         assert_eq!(std::fs::read(&path).expect("replaced"), b"fourth");
         assert_eq!(std::fs::read_dir(directory.path()).expect("listed").count(), 1);
+    }
+
+    #[test]
+    fn links_are_followed_as_far_as_there_is_something() {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let directory = home.path().canonicalize().expect("there");
+        let (real, link) = (directory.join("real"), directory.join("link"));
+        std::fs::create_dir(&real).expect("made");
+        std::os::unix::fs::symlink(&real, &link).expect("linked");
+        for (path, expected) in [
+            (link.clone(), real.clone()),
+            (link.join("new/file"), real.join("new/file")),
+            (link.join("../other"), directory.join("other")),
+            ("/nonexistent/x".into(), "/nonexistent/x".into()),
+            ("nonexistent".into(), "nonexistent".into()),
+        ] {
+            assert_eq!(resolve(&path), expected, "{}", path.display());
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flame_core::fsutil::resolve;
 use flame_systemd::Systemd;
 use flame_systemd::manager::SystemdError;
 
@@ -49,11 +50,9 @@ fn is_read_only(profile: Profile) -> bool {
 
 /// Whether `directory` is one of the paths of `ReadWritePaths=`, or below one.
 fn is_writable(directory: &Path, writable: &[String]) -> bool {
-    // A path that this user cannot look at is taken as it is written.
-    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     writable.iter().any(|path| {
         let path = Path::new(path.trim_start_matches(MARKS));
-        directory.starts_with(path) || real(directory).starts_with(real(path))
+        directory.starts_with(path) || resolve(directory).starts_with(resolve(path))
     })
 }
 
