@@ -211,7 +211,9 @@ def test_a_node_that_is_gone_is_named_and_the_rest_is_shown(fleet):
     # Nor does a session manager that was started anew forget where a session ran.
     whole.run(["systemctl", "restart", MANAGER])
     whole.wait_ready("whole")
-    assert shown(logs(whole, "-s", on_worker)) == ([], [("node_away", "worker")])
+    missing = whole.flame("flmctl", "logs", "-s", on_worker, "-o", "json", check=False)
+    assert not missing.ok and json.loads(missing.stderr)["error"]["code"] == "node_away", missing
+    assert "node worker is not connected" in missing.stderr
     lines, notes = shown(logs(whole, "-s", on_whole))
     assert lines and notes == []
     worker.run(["systemctl", "start", AGENT])

@@ -64,6 +64,7 @@ impl Control for Asked {
         let messages = match (request.session_id.as_deref(), request.node.as_deref()) {
             (Some("x"), _) => return Err(Status::not_found("session x not found")),
             (Some("empty"), _) => vec![noted("nothing_kept", "", "no node has lines of the session")],
+            (Some("away"), _) => vec![noted("node_away", "n2", "node n2 is not connected")],
             (None, Some(node)) => vec![noted("node_failed", node, "node n1: its log is elsewhere")],
             _ => vec![
                 noted("node_away", "n2", "node n2 is not connected"),

@@ -68,6 +68,7 @@ async fn a_log_that_is_not_there_is_an_error() {
         ("logs -s x -o json", "not_found"),
         ("logs -s empty -o json", "nothing_kept"),
         ("logs --node n1 -o json", "node_failed"),
+        ("logs -s away -o json", "node_away"),
     ] {
         let failed = run(&url, line).await;
         assert_eq!(failed.status.code(), Some(1), "{line}");

@@ -19,7 +19,7 @@ use crate::printer::Printer;
 use last::Last;
 use show::{say, show};
 
-/// Notes after which a log of one agent is none.
+/// Notes about a node of which lines are missing.
 const NO_LOG: [&str; 3] = ["node_failed", "node_away", "node_silent"];
 /// First wait before a lost connection is tried again: a session manager restarts within a fraction of a second.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -65,6 +65,8 @@ struct Reading<'a> {
     caught_up: bool,
     lines: Last,
     shown: usize,
+    /// What is said before the first line, and the reason if there is none.
+    missing: Vec<v1::LogNote>,
     /// Why there may be no lines.
     problem: Option<v1::LogNote>,
     is_terminal: bool,
@@ -88,6 +90,7 @@ impl<'a> Reading<'a> {
             caught_up: false,
             lines: Last::new(args.lines),
             shown: 0,
+            missing: Vec::new(),
             problem: None,
             is_terminal: std::io::stdout().is_terminal(),
             outage: None,
@@ -154,19 +157,26 @@ impl<'a> Reading<'a> {
     fn take_note(&mut self, note: v1::LogNote) -> Result<(), CtlError> {
         let of_agent = self.args.session.is_none();
         let code = note.code.as_str();
-        let fatal = code == "nothing_kept"
-            || (of_agent && code == "node_failed")
-            || (of_agent && !self.args.follow && NO_LOG.contains(&code));
-        if fatal {
+        if code == "nothing_kept" || (of_agent && code == "node_failed") {
             self.problem = Some(note);
+            return Ok(());
+        }
+        if !self.args.follow && self.shown == 0 && NO_LOG.contains(&code) {
+            self.missing.push(note);
             return Ok(());
         }
         say(self.printer, note)
     }
 
     fn show(&mut self, line: v1::LogLine) -> Result<(), CtlError> {
+        self.say_missing()?;
         self.shown += 1;
         show(self.printer, line, self.is_terminal)
+    }
+
+    fn say_missing(&mut self) -> Result<(), CtlError> {
+        let mut missing = self.missing.drain(..);
+        missing.try_for_each(|note| say(self.printer, note))
     }
 
     fn show_last(&mut self) -> Result<(), CtlError> {
@@ -177,6 +187,10 @@ impl<'a> Reading<'a> {
     /// The log is at its end.
     fn end(mut self) -> Result<(), CtlError> {
         self.show_last()?;
+        if self.problem.is_none() {
+            self.problem = self.missing.pop();
+        }
+        self.say_missing()?;
         match self.problem {
             Some(note) if self.shown == 0 => Err(CtlError::NoLogs {
                 action: self.action,
