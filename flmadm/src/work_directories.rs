@@ -67,12 +67,18 @@ fn refusal(prefix: &Prefix, path: &Path) -> Option<String> {
     {
         return Some("has characters that cannot stand in a unit file".to_owned());
     }
+    // What its end will be is not known yet.
+    if path.ancestors().any(|path| path.is_symlink() && !path.exists()) {
+        return Some("has a link in it that leads nowhere".to_owned());
+    }
     let real = resolve(path);
+    match of_others(prefix, &real) {
+        Some(why) if real != path => return Some(format!("leads to {}, which {why}", real.display())),
+        Some(why) => return Some(why.to_owned()),
+        None => {}
+    }
     if let Some(why) = of_others(prefix, path) {
         return Some(why.to_owned());
-    }
-    if let Some(why) = of_others(prefix, &real) {
-        return Some(format!("leads to {}, which {why}", real.display()));
     }
     (real.exists() && !real.is_dir()).then(|| "is not a directory".to_owned())
 }
@@ -212,11 +218,15 @@ mod tests {
 
     #[test]
     fn a_link_does_not_lead_to_what_belongs_to_others() {
-        // Not a temporary directory, which executors do not see.
-        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).expect("a directory");
+        let directory = tempfile::tempdir().expect("temporary directory");
         let at = Prefix::new(&directory.path().join("flame")).expect("a prefix");
         let link = directory.path().join("link");
-        assert_eq!(of_others(&at, &link), None);
+        std::os::unix::fs::symlink(directory.path().join("missing"), &link).expect("linked");
+        for path in [link.clone(), link.join("below")] {
+            let refused = refusal(&at, &path).expect("no end");
+            assert!(refused.contains("leads nowhere"), "{refused}");
+        }
+        std::fs::remove_file(&link).expect("removed");
         for target in ["/etc", "/"] {
             std::os::unix::fs::symlink(target, &link).expect("linked");
             let refused = refusal(&at, &link).expect(target);
