@@ -26,7 +26,7 @@ use flame_core::Resources;
 use flame_systemd::manager::{Limits, SystemdError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::{Launch, Owner, Running, Runtime, Site, StartError, Stop, Survivor};
@@ -59,6 +59,10 @@ const JOB_LIMIT: Duration = Duration::from_secs(2);
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// How long a start waits for D-Bus, which is started again within seconds; after that it is somebody else's turn.
 const START_PATIENCE: Duration = Duration::from_secs(20);
+
+/// How many units are started at a time, for each CPU. Making a sandbox is work for the kernel and for systemd, which
+/// reads all mounts of the machine for it: a hundred at a time keep each other from ever being ready.
+const STARTS_PER_CPU: usize = 2;
 
 /// Where the runtime finds and leaves things.
 #[derive(Debug, Clone)]
@@ -125,6 +129,8 @@ struct Shared {
     line: Line,
     pool: Mutex<Pool>,
     lives: Mutex<HashMap<String, Entry>>,
+    /// Turns to start a unit.
+    turns: Semaphore,
     /// Limits that were set last, by unit: systemd keeps them, so most starts need not set them.
     limited: Mutex<HashMap<String, Limits>>,
 }
@@ -164,6 +170,7 @@ impl SystemdRuntime {
             check::make_private(directory)?;
         }
         let signals = systemd.unit_signals(TEMPLATES).await?;
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             records: Records::new(settings.records.clone()),
             user: rustix::process::geteuid().as_raw(),
@@ -173,6 +180,7 @@ impl SystemdRuntime {
                 gpus: Gpus::detect(Path::new(gpus::DRIVER), settings.visible_gpus.as_deref()),
             }),
             lives: Mutex::default(),
+            turns: Semaphore::new(STARTS_PER_CPU * cpus),
             limited: Mutex::default(),
             settings,
         });
@@ -471,6 +479,8 @@ impl Shared {
 
     /// Starts the unit and waits until systemd says how that went.
     async fn run(self: &Arc<Self>, unit: &Arc<Unit>, limits: &Limits) -> Started {
+        // Nobody closes it.
+        let _turn = self.turns.acquire().await;
         self.limit(self.systemd(), unit.name(), limits).await?;
         let (starting, started) = oneshot::channel();
         self.enter(unit, Life::new(), Some(starting));
