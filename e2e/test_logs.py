@@ -248,14 +248,13 @@ def test_what_is_followed_comes_once_whatever_happens_to_the_session_manager(fle
             else:
                 fleet.manager.stop()
 
-            def lost(count=number + 1):
-                return all(
-                    follower.notes().count(("connection_lost", None)) == count for follower in followers
-                )
+            def said(note, count=number + 1):
+                return all(follower.notes().count((note, None)) == count for follower in followers)
 
-            wait_until(lost, SECONDS, "the loss is said")
+            wait_until(lambda said=said: said("connection_lost"), SECONDS, "the loss is said")
             since = len(whole.lines())
             fleet.manager.start()
+            wait_until(lambda said=said: said("connection_back"), SECONDS, "all are connected again")
             wait_until(lambda since=since: both_write(since), SECONDS, "lines of both nodes once more")
         wait_until(fleet.all_ready, SECONDS, "all nodes are back")
         close(cluster, session)

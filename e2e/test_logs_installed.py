@@ -136,13 +136,14 @@ def test_what_is_followed_in_the_journal_comes_once_whatever_happens_to_the_sess
         since = len(followers[0].lines())
         whole.run(["systemctl", "kill", "--signal=KILL", MANAGER])
 
-        def lost(count=count):
-            return all(follower.notes().count("connection_lost") == count for follower in followers)
+        def said(note, count=count):
+            return all(follower.notes().count(note) == count for follower in followers)
 
         def goes_on(since=since):
             return len(followers[0].lines()) > since
 
-        wait_until(lost, SECONDS, "the loss is said")
+        wait_until(lambda said=said: said("connection_lost"), SECONDS, "the loss is said")
+        wait_until(lambda said=said: said("connection_back"), SECONDS, "all are connected again")
         wait_until(goes_on, SECONDS, "more lines")
         wait_until(
             lambda count=count: (
@@ -203,7 +204,11 @@ def test_a_node_that_is_gone_is_named_and_the_rest_is_shown(fleet):
         whole.flame("flmctl", "cordon", other)
         session = whole.flame("flmctl", "create", "session", "-a", "talks", *size).stdout.strip()
         sessions.append(session)
-        wait_until(lambda session=session: logs(whole, "-s", session), SECONDS, "it writes")
+
+        def writes(session=session):
+            return whole.flame("flmctl", "logs", "-s", session, check=False).ok
+
+        wait_until(writes, SECONDS, "it writes")
         whole.flame("flmctl", "close", "-s", session)
         whole.flame("flmctl", "uncordon", other)
     on_whole, on_worker = sessions
