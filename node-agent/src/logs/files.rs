@@ -402,7 +402,15 @@ enum Found {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use flame_core::NodeName;
+    use flame_rpc::log_place::ReadPlace;
+    use flame_rpc::node::StartExecutor;
+    use tokio::sync::watch;
+
     use super::*;
+    use crate::logs::runs::Runs;
 
     fn write(directory: &Path, name: &str, lines: &[&str]) {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
@@ -457,5 +465,59 @@ mod tests {
         std::fs::write(directory.path().join("e1.err"), "1 whole\n2 half").expect("writable");
         assert_eq!(look(&mut tail), found(&["whole"], 0));
         assert_eq!(tail.head(true, &mut Vec::new()), Some(2));
+    }
+
+    /// A line has the time of its first byte and is one with its last, so others come before it.
+    #[tokio::test]
+    async fn a_log_that_is_read_on_has_what_was_not_read_of_each_output() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let mut runs = Runs::load(directory.path(), &NodeName::new("n1").expect("valid"));
+        runs.began(&StartExecutor {
+            executor_id: "e1".to_owned(),
+            session_id: "s".to_owned(),
+            ..StartExecutor::default()
+        });
+        let subject = Subject {
+            runs: Arc::new(Mutex::new(runs)),
+            session: "s".to_owned(),
+            number: 0,
+            task: 0,
+        };
+        let finish = watch::Sender::new(false);
+        let read = async |place: &ReadPlace, count: usize| {
+            let wanted = Wanted {
+                lines: None,
+                follow: true,
+                after: After::place(place.clone()),
+                finish: finish.subscribe(),
+            };
+            let mut files = Files::new(subject.clone(), wanted);
+            let mut lines = Vec::new();
+            while lines.len() < count {
+                lines.extend(files.next().await.expect("readable").lines);
+            }
+            lines
+        };
+        let texts = |lines: &[LogLine]| -> Vec<String> {
+            let text = |line: &LogLine| String::from_utf8_lossy(&line.text).into_owned();
+            lines.iter().map(text).collect()
+        };
+        let begin = line::now();
+        let at = |time: i64, text: &str| format!("{} {text}", begin + time);
+        let path = |name: &str| directory.path().join(name);
+        write(directory.path(), "e1.out", &[&at(1, "one"), &at(3, "three")]);
+        std::fs::write(path("e1.err"), at(2, "ha")).expect("writable");
+        let first = read(&ReadPlace::default(), 2).await;
+        assert_eq!(texts(&first), ["one", "three"]);
+
+        std::fs::write(path("e1.err"), at(2, "half\n")).expect("writable");
+        write(
+            directory.path(),
+            "e1.out",
+            &[&at(1, "one"), &at(3, "three"), &at(4, "four")],
+        );
+        let mut place = ReadPlace::default();
+        first.iter().for_each(|line| place.took(line));
+        assert_eq!(texts(&read(&place, 2).await), ["half", "four"]);
     }
 }
