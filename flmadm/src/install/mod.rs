@@ -1,6 +1,7 @@
 //! `flmadm install`: plan, apply with undo, start and verify.
 
 mod plan;
+mod preflight;
 mod start;
 mod step;
 

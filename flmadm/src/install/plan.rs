@@ -2,17 +2,18 @@
 
 use std::path::{Path, PathBuf};
 
+use super::preflight;
 use super::step::Step;
 use crate::accounts;
 use crate::cli::InstallArgs;
 use crate::cluster_config::{self, Decision};
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Failure, Outcome};
 use crate::host::{Account, Host, is_system};
 use crate::manifest::{DirectoryRecord, FileKind, FileRecord, Manifest, UserRecord, sha256, sha256_of};
 use crate::node_config::{self, AgentFile};
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
-use crate::unit_files::{self, Owner, UnitFile};
+use crate::unit_files::{self, UnitFile};
 use crate::work_directories::{self, DROP_IN};
 
 /// User and group of the services.
@@ -67,7 +68,7 @@ pub(crate) fn make(
     profiles: &[Profile],
     built: &Path,
 ) -> Outcome<Plan> {
-    check_machine(host, args, prefix, old)?;
+    preflight::machine(host, args, prefix, old)?;
     unchecked(host, args, prefix, old, profiles, built)
 }
 
@@ -85,8 +86,8 @@ pub(super) fn unchecked(
     } else {
         unit_files::render(prefix, profiles)
     };
-    check_units(host, args, prefix, &units)?;
-    check_writable(prefix)?;
+    preflight::units(host, args, prefix, &units)?;
+    preflight::writable(prefix)?;
     let works = profiles.contains(&Profile::Worker);
     let agents = match works {
         true => node_config::read(prefix)?,
@@ -387,81 +388,4 @@ pub(crate) fn drop_ins(host: &dyn Host) -> impl Iterator<Item = PathBuf> {
         .into_iter()
         .map(|unit| host.unit_directory().join(format!("{unit}.d")));
     directories.map(|directory| directory.join(DROP_IN))
-}
-
-fn check_machine(
-    host: &dyn Host,
-    args: &InstallArgs,
-    prefix: &Prefix,
-    old: Option<&Manifest>,
-) -> Outcome<()> {
-    if args.no_systemd {
-        return match old {
-            Some(old) if old.systemd && old.is_installed() => Err(Failure::arguments(format!(
-                "the installation in {} has systemd units, so --no-systemd does not fit",
-                prefix.path().display()
-            ))
-            .hint("uninstall it first, or leave --no-systemd out")),
-            _ => Ok(()),
-        };
-    }
-    prefix.check_for_services()?;
-    if !host.is_root() {
-        return Err(Failure::new(
-            Kind::Systemd,
-            "only root may install systemd units and the user flame",
-        )
-        .hint("run it with sudo, or use --no-systemd"));
-    }
-    host.systemd().map(drop)
-}
-
-/// Units have one name on a machine, so a second installation would take over the first one's.
-fn check_units(host: &dyn Host, args: &InstallArgs, prefix: &Prefix, units: &[UnitFile]) -> Outcome<()> {
-    for unit in units {
-        for directory in host.package_unit_directories() {
-            let path = directory.join(unit.name);
-            if path.exists() {
-                return Err(
-                    Failure::installation(format!("{} belongs to a package", path.display()))
-                        .hint("remove the package first, or use --no-systemd with another --prefix"),
-                );
-            }
-        }
-    }
-    let own = units.iter().map(|unit| host.unit_directory().join(unit.name));
-    let all: Vec<PathBuf> = match units.is_empty() {
-        true => Vec::new(),
-        false => own.chain(drop_ins(host)).collect(),
-    };
-    for path in all {
-        let whose = match unit_files::owner(&path)? {
-            Owner::Nobody => continue,
-            Owner::Prefix(other) if other == prefix.path() => continue,
-            Owner::Prefix(other) => format!("the installation in {}", other.display()),
-            Owner::Unknown => "somebody else".to_owned(),
-        };
-        if !args.force {
-            return Err(
-                Failure::installation(format!("{} belongs to {whose}", path.display()))
-                    .hint("uninstall that one first, use --no-systemd, or use --force to take the unit over"),
-            );
-        }
-    }
-    Ok(())
-}
-
-fn check_writable(prefix: &Prefix) -> Outcome<()> {
-    // The nearest directory that exists is the one that something is made in.
-    let Some(nearest) = prefix.path().ancestors().find(|path| path.exists()) else {
-        return Ok(());
-    };
-    if !nearest.is_dir() {
-        return Err(Failure::arguments(format!(
-            "{} is not a directory",
-            nearest.display()
-        )));
-    }
-    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
-    rustix::fs::access(nearest, access).map_err(|error| Failure::path("write to", nearest, error.into()))
 }

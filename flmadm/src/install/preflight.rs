@@ -1,0 +1,99 @@
+//! What is checked before an installation is planned; nothing has been changed then.
+
+use std::path::PathBuf;
+
+use super::plan::drop_ins;
+use crate::cli::InstallArgs;
+use crate::failure::{Failure, Kind, Outcome};
+use crate::host::Host;
+use crate::manifest::Manifest;
+use crate::prefix::Prefix;
+use crate::unit_files::{self, Owner, UnitFile};
+
+/// Whether what is asked for fits this machine and what is installed.
+///
+/// # Errors
+/// It does not.
+pub(super) fn machine(
+    host: &dyn Host,
+    args: &InstallArgs,
+    prefix: &Prefix,
+    old: Option<&Manifest>,
+) -> Outcome<()> {
+    if args.no_systemd {
+        return match old {
+            Some(old) if old.systemd && old.is_installed() => Err(Failure::arguments(format!(
+                "the installation in {} has systemd units, so --no-systemd does not fit",
+                prefix.path().display()
+            ))
+            .hint("uninstall it first, or leave --no-systemd out")),
+            _ => Ok(()),
+        };
+    }
+    prefix.check_for_services()?;
+    if !host.is_root() {
+        return Err(Failure::new(
+            Kind::Systemd,
+            "only root may install systemd units and the user flame",
+        )
+        .hint("run it with sudo, or use --no-systemd"));
+    }
+    host.systemd().map(drop)
+}
+
+/// Units have one name on a machine, so a second installation would take over the first one's.
+///
+/// # Errors
+/// A unit or a drop-in belongs to somebody else.
+pub(super) fn units(host: &dyn Host, args: &InstallArgs, prefix: &Prefix, units: &[UnitFile]) -> Outcome<()> {
+    for unit in units {
+        for directory in host.package_unit_directories() {
+            let path = directory.join(unit.name);
+            if path.exists() {
+                return Err(
+                    Failure::installation(format!("{} belongs to a package", path.display()))
+                        .hint("remove the package first, or use --no-systemd with another --prefix"),
+                );
+            }
+        }
+    }
+    let own = units.iter().map(|unit| host.unit_directory().join(unit.name));
+    let all: Vec<PathBuf> = match units.is_empty() {
+        true => Vec::new(),
+        false => own.chain(drop_ins(host)).collect(),
+    };
+    for path in all {
+        let whose = match unit_files::owner(&path)? {
+            Owner::Nobody => continue,
+            Owner::Prefix(other) if other == prefix.path() => continue,
+            Owner::Prefix(other) => format!("the installation in {}", other.display()),
+            Owner::Unknown => "somebody else".to_owned(),
+        };
+        if !args.force {
+            return Err(
+                Failure::installation(format!("{} belongs to {whose}", path.display()))
+                    .hint("uninstall that one first, use --no-systemd, or use --force to take the unit over"),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether the prefix can be made, or changed.
+///
+/// # Errors
+/// It cannot.
+pub(super) fn writable(prefix: &Prefix) -> Outcome<()> {
+    // The nearest directory that exists is the one that something is made in.
+    let Some(nearest) = prefix.path().ancestors().find(|path| path.exists()) else {
+        return Ok(());
+    };
+    if !nearest.is_dir() {
+        return Err(Failure::arguments(format!(
+            "{} is not a directory",
+            nearest.display()
+        )));
+    }
+    let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+    rustix::fs::access(nearest, access).map_err(|error| Failure::path("write to", nearest, error.into()))
+}
