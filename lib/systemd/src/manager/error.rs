@@ -192,9 +192,11 @@ impl SystemdError {
     }
 }
 
-/// What the bus says of a call that did not reach who it was for, or whose answer got lost.
-const UNREACHABLE: [&str; 6] = [
+/// What the bus says of a call that it did not hand on, or whose answer got lost.
+const UNREACHABLE: [&str; 7] = [
     "org.freedesktop.DBus.Error.Disconnected",
+    // The bus forwards no more at a time.
+    "org.freedesktop.DBus.Error.LimitsExceeded",
     "org.freedesktop.DBus.Error.NameHasNoOwner",
     "org.freedesktop.DBus.Error.NoReply",
     "org.freedesktop.DBus.Error.NoServer",
@@ -315,6 +317,7 @@ mod tests {
             fdo(Error::NoReply(String::new())),
             fdo(Error::ServiceUnknown(String::new())),
             fdo(Error::NameHasNoOwner(String::new())),
+            fdo(Error::LimitsExceeded(String::new())),
         ] {
             assert!(from(source.clone()).is_unreachable(), "{source:?}");
         }

@@ -4,32 +4,42 @@ use std::time::Duration;
 
 use flame_systemd::Systemd;
 use flame_systemd::manager::{JobId, SystemdError};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
 /// After this, what failed is asked again although the line is the same: not D-Bus may have been away, but systemd.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// Calls without an answer at a time. The system bus refuses a connection that has more than 128, and systemd asks
+/// polkit about each of them over one such connection, for all agents of the host.
+const CALLS: usize = 16;
+
 /// The present connection.
 #[derive(Debug)]
-pub(super) struct Line(watch::Sender<Systemd>);
+pub(super) struct Line {
+    systemd: watch::Sender<Systemd>,
+    calls: Semaphore,
+}
 
 /// How often a call was made without an answer before.
 pub(super) type Failures = u32;
 
 impl Line {
     pub(super) fn new(systemd: Systemd) -> Self {
-        Self(watch::Sender::new(systemd))
+        Self {
+            systemd: watch::Sender::new(systemd),
+            calls: Semaphore::new(CALLS),
+        }
     }
 
     /// The connection, which may be broken.
     pub(super) fn now(&self) -> Systemd {
-        self.0.borrow().clone()
+        self.systemd.borrow().clone()
     }
 
     /// There is a new one.
     pub(super) fn replace(&self, systemd: Systemd) {
-        self.0.send_replace(systemd);
+        self.systemd.send_replace(systemd);
     }
 
     /// Asks for the end of `unit`, for as long as it takes to ask: a unit that nobody ends would run for ever.
@@ -55,14 +65,17 @@ impl Line {
         F: Future<Output = Result<T, SystemdError>>,
     {
         let begin = Instant::now();
-        let mut line = self.0.subscribe();
+        let mut line = self.systemd.subscribe();
         let mut failures = 0;
         loop {
+            // Nobody closes it.
+            let turn = self.calls.acquire().await;
             let systemd = line.borrow_and_update().clone();
             let error = match make(systemd, failures).await {
                 Err(error) if error.is_unreachable() => error,
                 done => return done,
             };
+            drop(turn);
             failures += 1;
             tracing::debug!(%error, failures, "asked again when systemd can be reached");
             if let Some(limit) = patience.filter(|limit| begin.elapsed() >= *limit) {
