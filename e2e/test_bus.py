@@ -21,6 +21,8 @@ SESSIONS = 12
 TASK_MS = 300
 # What the agent says of an executor that it cannot end, and of a start that it cannot ask for.
 GIVEN_UP = "does not end even after SIGKILL"
+# Where a unit stands by, an executor may start without D-Bus.
+SETTINGS = "FLAME_NODE_RESOURCES=cpu=6,mem=6g FLAME_NODE_STANDBY=0"
 UNREACHABLE = "D-Bus or systemd could not be reached for 20 s"
 
 
@@ -30,7 +32,7 @@ def machine(make_bed):
     (machine,) = make_bed(NODE)
     machine.install("--all", "--enable")
     drop_in = f"/etc/systemd/system/{AGENT}.d/test.conf"
-    machine.node.write(drop_in, "[Service]\nEnvironment=FLAME_NODE_RESOURCES=cpu=6,mem=6g\n")
+    machine.node.write(drop_in, f"[Service]\nEnvironment={SETTINGS}\n")
     # D-Bus, and polkit with it, is started more often than systemd would bear.
     machine.node.write("/etc/systemd/system.conf.d/test.conf", "[Manager]\nDefaultStartLimitIntervalSec=0\n")
     machine.run(["systemctl", "daemon-reexec"])

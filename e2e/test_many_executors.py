@@ -40,7 +40,9 @@ def machine(make_bed):
     text = text.replace("cluster:\n", f"cluster:\n{LIMITS}")
     machine.node.write(config, text, "640")
     machine.run(["chgrp", "flame", config])
-    offer = f"[Service]\nEnvironment=FLAME_NODE_RESOURCES=cpu={EXECUTORS},mem={EXECUTORS * 16}m\n"
+    # None stands by: only executors are to be counted.
+    settings = f"FLAME_NODE_RESOURCES=cpu={EXECUTORS},mem={EXECUTORS * 16}m FLAME_NODE_STANDBY=0"
+    offer = f"[Service]\nEnvironment={settings}\n"
     machine.node.write(f"/etc/systemd/system/{AGENT}.d/test.conf", offer)
     machine.run(["systemctl", "daemon-reload"])
     machine.run(["systemctl", "restart", MANAGER, AGENT])

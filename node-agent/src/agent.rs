@@ -148,6 +148,12 @@ impl Agent {
     /// # Errors
     /// Signals cannot be received.
     pub async fn run(mut self) -> std::io::Result<Outcome> {
+        let outcome = self.work().await;
+        self.host.runtime.close().await;
+        outcome
+    }
+
+    async fn work(&mut self) -> std::io::Result<Outcome> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut arrived = Vec::with_capacity(EVENTS_AT_ONCE);

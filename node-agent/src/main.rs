@@ -287,12 +287,15 @@ async fn units(settings: &Settings) -> Result<(SystemdRuntime, Vec<Survivor>), F
         .as_str()
         .parse()
         .map_err(|error| unusable(&error))?;
-    let runtime = SystemdRuntime::connect(systemd::Settings {
+    let wanted = systemd::Settings {
         work_directories: settings.config.work_directories.clone(),
+        standby: settings.config.standby.into(),
         ..systemd::Settings::new(settings.agent.clone(), profile)
-    });
-    let runtime = runtime.await.map_err(|error| unusable(&error))?;
+    };
+    let runtime = SystemdRuntime::connect(wanted).await;
+    let runtime = runtime.map_err(|error| unusable(&error))?;
     let survivors = runtime.survivors().await.map_err(|error| unusable(&error))?;
+    runtime.stand_by();
     Ok((runtime, survivors))
 }
 

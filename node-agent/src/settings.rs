@@ -124,6 +124,7 @@ impl Settings {
             Key::Runtime => json!(config.runtime.as_str()),
             Key::Sandbox => json!(config.sandbox.as_str()),
             Key::WorkDirectories => json!(config.work_directories),
+            Key::Standby => json!(config.standby),
             Key::StartTimeout => seconds(Some(config.patience.start)),
             Key::EnterTimeout => seconds(config.patience.enter),
             Key::DrainTimeout => seconds(Some(config.life.drain_timeout)),

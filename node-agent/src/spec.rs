@@ -27,14 +27,22 @@ pub struct Spec {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitSpec {
-    /// The process to become.
-    pub process: Spec,
+    /// The process to become. Without it, the launcher stands by until the agent tells it.
+    pub service: Option<Service>,
     /// User id of the agent, who must reach the service's socket although nobody else may.
     pub agent: u32,
-    /// What the process is called in the journal.
-    pub identifier: String,
     /// A directory that the executor has for itself, and that has to be made.
     pub own_directory: PathBuf,
+}
+
+/// A process in a unit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// The process to become.
+    pub process: Spec,
+    /// What the process is called in the journal.
+    pub identifier: String,
 }
 
 /// Why there is no spec.
@@ -156,13 +164,17 @@ mod tests {
     fn the_spec_of_a_unit_replaces_what_was_left_there() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let path = directory.path().join("0");
-        let first = UnitSpec {
+        let service = Service {
             process: spec(),
-            agent: 990,
             identifier: "app".to_owned(),
+        };
+        let first = UnitSpec {
+            service: Some(service),
+            agent: 990,
             own_directory: "/var/tmp/one".into(),
         };
         let second = UnitSpec {
+            service: None,
             own_directory: "/var/tmp/two".into(),
             ..first.clone()
         };

@@ -49,7 +49,7 @@ pub struct Site {
     pub home: Option<PathBuf>,
     /// Variables that say what it has; an application cannot set others.
     pub variables: Vec<(String, String)>,
-    claim: Option<systemd::Claim>,
+    place: Option<systemd::Place>,
 }
 
 /// What is to be started.
@@ -230,6 +230,10 @@ pub trait Runtime: Send + Sync {
     /// Whether the agent is about to be started again and can go on with its processes then.
     fn is_restarting(&self) -> BoxFuture<'_, bool> {
         Box::pin(std::future::ready(false))
+    }
+    /// Nothing will be started any more. Ends what no executor is in.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
     }
     /// Kills the processes that would outlive the agent, and forgets them.
     fn kill_all(&self) -> BoxFuture<'_, ()> {

@@ -155,7 +155,7 @@ impl Runtime for ProcessRuntime {
             work: None,
             home: None,
             variables: Vec::new(),
-            claim: None,
+            place: None,
         })
     }
 

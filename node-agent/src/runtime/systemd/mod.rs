@@ -12,6 +12,7 @@ mod line;
 mod profile;
 mod record;
 mod slots;
+mod standby;
 mod unit;
 mod watch;
 mod work;
@@ -30,12 +31,13 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 
 use super::{Launch, Owner, Running, Runtime, Site, StartError, Stop, Survivor};
-use crate::spec::UnitSpec;
+use crate::spec::{Service, UnitSpec};
 use gpus::{Gpu, Gpus};
-use life::{Life, News};
+use life::{Facts, Life, News};
 use line::Line;
 use record::Records;
 use slots::Slots;
+use standby::{Standbys, Taken};
 use unit::{Handle, Unit};
 
 pub use check::Unusable;
@@ -81,6 +83,8 @@ pub struct Settings {
     pub work_directories: Vec<PathBuf>,
     /// `CUDA_VISIBLE_DEVICES` of the agent.
     pub visible_gpus: Option<String>,
+    /// How many units stand by, see [`SystemdRuntime::stand_by`].
+    pub standby: usize,
 }
 
 impl Settings {
@@ -95,6 +99,7 @@ impl Settings {
             sockets: "/run/flame-executor".into(),
             work_directories: Vec::new(),
             visible_gpus: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
+            standby: 0,
         }
     }
 }
@@ -110,6 +115,14 @@ pub struct Claim {
     slot: u32,
     profile: Profile,
     gpus: Vec<Gpu>,
+}
+
+/// Where an executor will be.
+#[derive(Debug)]
+pub struct Place {
+    claim: Arc<Claim>,
+    /// A unit that stands by there.
+    taken: Option<Taken>,
 }
 
 /// An executor that an earlier run of the agent has started.
@@ -133,6 +146,7 @@ struct Shared {
     turns: Semaphore,
     /// Limits that were set last, by unit: systemd keeps them, so most starts need not set them.
     limited: Mutex<HashMap<String, Limits>>,
+    standbys: Standbys,
 }
 
 /// What executors are given one of.
@@ -182,41 +196,30 @@ impl SystemdRuntime {
             lives: Mutex::default(),
             turns: Semaphore::new(STARTS_PER_CPU * cpus),
             limited: Mutex::default(),
+            standbys: Standbys::default(),
             settings,
         });
         tokio::spawn(watch::watch(Arc::downgrade(&shared), signals));
         Ok(Self(shared))
     }
 
-    /// Takes the lowest free slot, and GPUs as `resources` say.
-    ///
-    /// # Errors
-    /// [`StartError::Gpus`] if there are not enough, or `profile` allows none.
-    fn claim(&self, profile: Profile, resources: &Resources) -> Result<Claim, StartError> {
-        if resources.gpu > 0 && !profile.has_devices() {
-            return Err(StartError::Gpus {
-                wanted: resources.gpu,
-                why: format!("the sandbox profile {profile} allows no devices"),
-            });
-        }
-        let mut pool = lock(&self.0.pool);
-        let gpus = pool.gpus.take(resources.gpu).ok_or_else(|| StartError::Gpus {
-            wanted: resources.gpu,
-            why: "the driver has fewer that are free".to_owned(),
-        })?;
-        let slot = pool.slots.take();
-        Ok(Claim {
-            shared: self.0.clone(),
-            slot,
-            profile,
-            gpus,
-        })
+    /// Where an executor with these `resources` will be: in a unit that stands by, if there is one of its kind.
+    fn place(&self, profile: Profile, resources: &Resources) -> Result<Place, StartError> {
+        let usual = profile == self.0.settings.profile && resources.gpu == 0;
+        let taken = usual.then(|| self.0.standbys.take()).flatten();
+        // Also if there was none: it may have been ended by somebody.
+        self.0.stand_by_again();
+        let claim = match &taken {
+            Some(taken) => taken.claim(),
+            None => Arc::new(Claim::new(self.0.clone(), profile, resources)?),
+        };
+        Ok(Place { claim, taken })
     }
 
     async fn start_unit(&self, launch: Launch) -> Result<Box<dyn Running>, StartError> {
         let shared = &self.0;
         let Launch { owner, spec, site } = launch;
-        let claim = site.claim.ok_or(StartError::NoUnit)?;
+        let Place { claim, taken } = site.place.ok_or(StartError::NoUnit)?;
         let limits = limits::of(&owner.resources, gpus::devices(&claim.gpus));
         let record = Record {
             slot: claim.slot,
@@ -225,44 +228,40 @@ impl SystemdRuntime {
             owner,
             invocation: String::new(),
         };
-        let spec = UnitSpec {
+        let service = Service {
             process: spec,
-            agent: shared.user,
             identifier: record.owner.application.clone(),
-            own_directory: WORK.into(),
         };
-        let unit = Arc::new(Unit::new(claim));
-        // Removed whatever happens: it holds the application's secrets.
-        let file = SpecFile(shared.settings.specs.join(unit.instance()));
-        spec.write(&file.0)?;
-        shared.write_record(unit.instance(), &record)?;
-        let started = shared.run(&unit, &limits).await;
-        drop(file);
+        let instance = claim.instance();
+        shared.write_record(&instance, &record)?;
+        let started = match taken {
+            Some(taken) => shared.hand_over(taken, &limits, &service).await,
+            None => Ok(None),
+        };
+        let started = match started {
+            Ok(None) => shared.start(claim, Some(service), Some(&limits)).await,
+            Ok(Some(unit)) => Ok(unit),
+            Err(error) => Err(error),
+        };
         match started {
-            Ok(News::Started(facts)) => {
-                unit.has_started(facts.invocation.clone(), facts.pid);
+            Ok(unit) => {
                 let record = Record {
-                    invocation: facts.invocation,
+                    invocation: unit.invocation(),
                     ..record
                 };
                 Ok(Box::new(Handle::new(unit, record)))
             }
-            Ok(News::NotStarted(facts) | News::Ended(facts)) => {
-                shared.records.remove(unit.instance());
-                let said = errors::last_lines(&facts.invocation).await;
-                Err(StartError::Unit {
-                    unit: unit.name().to_owned(),
-                    reason: match said.is_empty() {
-                        true => facts.reason(),
-                        false => format!("{}: {said}", facts.reason()),
-                    },
-                })
-            }
             Err(error) => {
-                shared.records.remove(unit.instance());
-                Err(error.into())
+                shared.records.remove(&instance);
+                Err(error)
             }
         }
+    }
+
+    /// From now on has units that wait for executors, as many as the settings say. Where one can be had, an executor
+    /// starts in a few milliseconds.
+    pub fn stand_by(&self) {
+        self.0.stand_by_after(Duration::ZERO);
     }
 
     /// The executors that earlier runs of this agent have started and that can be gone on with. All other units of
@@ -298,7 +297,7 @@ impl SystemdRuntime {
             let Some(claim) = shared.reclaim(slot, profile, gpus) else {
                 continue;
             };
-            let unit = Arc::new(Unit::new(claim));
+            let unit = Arc::new(Unit::new(Arc::new(claim)));
             unit.has_started(invocation.clone(), status.main_pid.unwrap_or_default());
             let life = Life::adopted(invocation, status.main_pid.unwrap_or_default());
             shared.enter(&unit, life, None);
@@ -309,9 +308,14 @@ impl SystemdRuntime {
                     continue;
                 }
                 Some(_) => "it is ending",
-                None => "nobody knows for whom",
+                None => "for no executor that is known",
             };
-            tracing::warn!("{} runs, but {why}; it is stopped", loaded.name);
+            match status.status_text.as_deref() {
+                Some(inside::standing::STATUS) => {
+                    tracing::debug!("{} stands by for an agent that is gone", loaded.name)
+                }
+                _ => tracing::warn!("{} runs, but {why}; it is stopped", loaded.name),
+            }
             Handle::ask_for_the_end(unit, Stop::Terminate).await;
         }
         for (instance, _) in records {
@@ -393,15 +397,15 @@ impl SystemdRuntime {
 impl Runtime for SystemdRuntime {
     fn site(&self, owner: &Owner, labels: &[String]) -> Result<Site, StartError> {
         let profile = self.0.settings.profile.tightened(labels)?;
-        let claim = self.claim(profile, &owner.resources)?;
+        let place = self.place(profile, &owner.resources)?;
         Ok(Site {
-            socket: claim.socket(),
+            socket: place.claim.socket(),
             temporary: Some(TEMPORARY.into()),
             work: Some(WORK.into()),
             // The agent's is closed to it.
             home: Some(WORK.into()),
-            variables: gpus::variables(&claim.gpus),
-            claim: Some(claim),
+            variables: gpus::variables(&place.claim.gpus),
+            place: Some(place),
         })
     }
 
@@ -415,6 +419,10 @@ impl Runtime for SystemdRuntime {
 
     fn kill_all(&self) -> BoxFuture<'_, ()> {
         self.kill_units().boxed()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        self.0.stand_down().boxed()
     }
 }
 
@@ -477,11 +485,40 @@ impl Shared {
         lock(&self.lives).insert(unit.name().to_owned(), entry);
     }
 
+    /// Starts the unit of `claim` and waits until its launcher has done its part. Without a `service`, it stands by.
+    async fn start(
+        self: &Arc<Self>,
+        claim: Arc<Claim>,
+        service: Option<Service>,
+        limits: Option<&Limits>,
+    ) -> Result<Arc<Unit>, StartError> {
+        let unit = Arc::new(Unit::new(claim));
+        let spec = UnitSpec {
+            service,
+            agent: self.user,
+            own_directory: WORK.into(),
+        };
+        // Removed whatever happens: it holds the application's secrets.
+        let file = SpecFile(self.settings.specs.join(unit.instance()));
+        spec.write(&file.0)?;
+        let started = self.run(&unit, limits).await;
+        drop(file);
+        match started? {
+            News::Started(facts) => {
+                unit.has_started(facts.invocation, facts.pid);
+                Ok(unit)
+            }
+            News::NotStarted(facts) | News::Ended(facts) => Err(not_started(&unit, &facts).await),
+        }
+    }
+
     /// Starts the unit and waits until systemd says how that went.
-    async fn run(self: &Arc<Self>, unit: &Arc<Unit>, limits: &Limits) -> Started {
+    async fn run(self: &Arc<Self>, unit: &Arc<Unit>, limits: Option<&Limits>) -> Started {
         // Nobody closes it.
         let _turn = self.turns.acquire().await;
-        self.limit(self.systemd(), unit.name(), limits).await?;
+        if let Some(limits) = limits {
+            self.limit(self.systemd(), unit.name(), limits).await?;
+        }
         let (starting, started) = oneshot::channel();
         self.enter(unit, Life::new(), Some(starting));
         // Also if nobody waits for it any more: what was asked for has to be known, so that it can be ended.
@@ -596,14 +633,57 @@ impl Shared {
     }
 }
 
+async fn not_started(unit: &Unit, facts: &Facts) -> StartError {
+    let said = errors::last_lines(&facts.invocation).await;
+    StartError::Unit {
+        unit: unit.name().to_owned(),
+        reason: match said.is_empty() {
+            true => facts.reason(),
+            false => format!("{}: {said}", facts.reason()),
+        },
+    }
+}
+
 impl Claim {
+    /// Takes the lowest free slot, and GPUs as `resources` say.
+    ///
+    /// # Errors
+    /// [`StartError::Gpus`] if there are not enough, or `profile` allows none.
+    fn new(shared: Arc<Shared>, profile: Profile, resources: &Resources) -> Result<Self, StartError> {
+        if resources.gpu > 0 && !profile.has_devices() {
+            return Err(StartError::Gpus {
+                wanted: resources.gpu,
+                why: format!("the sandbox profile {profile} allows no devices"),
+            });
+        }
+        let (slot, gpus) = {
+            let mut pool = lock(&shared.pool);
+            let gpus = pool.gpus.take(resources.gpu).ok_or_else(|| StartError::Gpus {
+                wanted: resources.gpu,
+                why: "the driver has fewer that are free".to_owned(),
+            })?;
+            (pool.slots.take(), gpus)
+        };
+        Ok(Self {
+            shared,
+            slot,
+            profile,
+            gpus,
+        })
+    }
+
     fn instance(&self) -> String {
         lock(&self.shared.pool).slots.instance(self.slot)
     }
 
+    /// Its unit's own directory for sockets.
+    fn directory(&self) -> PathBuf {
+        self.shared.settings.sockets.join(self.instance())
+    }
+
     /// Where the service shall listen.
     fn socket(&self) -> PathBuf {
-        self.shared.settings.sockets.join(self.instance()).join(SOCKET)
+        self.directory().join(SOCKET)
     }
 }
 

@@ -25,7 +25,7 @@ const USUAL_END: Duration = Duration::from_millis(10);
 pub(super) struct Unit {
     name: String,
     instance: String,
-    claim: Claim,
+    claim: Arc<Claim>,
     run: OnceLock<Run>,
     exit: watch::Sender<Option<Exit>>,
     last_errors: Mutex<String>,
@@ -79,7 +79,7 @@ impl Main {
 }
 
 impl Unit {
-    pub(super) fn new(claim: Claim) -> Self {
+    pub(super) fn new(claim: Arc<Claim>) -> Self {
         let instance = claim.instance();
         Self {
             name: claim.profile.unit(&instance),
@@ -101,8 +101,26 @@ impl Unit {
         &self.instance
     }
 
-    pub(super) fn claim(&self) -> &Claim {
+    pub(super) fn claim(&self) -> &Arc<Claim> {
         &self.claim
+    }
+
+    /// Id of its run; empty before it has started.
+    pub(super) fn invocation(&self) -> String {
+        self.run
+            .get()
+            .map(|run| run.invocation.clone())
+            .unwrap_or_default()
+    }
+
+    /// Whether nothing of it is left.
+    pub(super) fn has_gone(&self) -> bool {
+        self.exit.borrow().is_some()
+    }
+
+    /// Completes when nothing of it is left.
+    pub(super) async fn gone(&self) {
+        told(&self.exit.subscribe()).await;
     }
 
     pub(super) fn has_started(self: &Arc<Self>, invocation: String, pid: u32) {

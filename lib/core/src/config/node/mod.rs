@@ -19,6 +19,8 @@ pub use said::{Key, Origin, Problem, Problems, Said, Setting};
 const DEFAULT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a service may take to listen: interpreters that import large packages from a cold disk take half of it.
 const DEFAULT_START_TIMEOUT: Duration = Duration::from_secs(60);
+/// One, because sessions come one after the other more often than together.
+const DEFAULT_STANDBY: u16 = 1;
 /// How long OnSessionEnter may take: that is where services load their models.
 const DEFAULT_ENTER_TIMEOUT: Duration = Duration::from_secs(10 * 60);
 
@@ -47,6 +49,8 @@ pub struct NodeConfig {
     pub sandbox: Sandbox,
     /// Below these an application may have its working directory. If there are none, anywhere.
     pub work_directories: Vec<PathBuf>,
+    /// Units that wait for an executor, so that it starts at once.
+    pub standby: u16,
     /// How long services may take to begin.
     pub patience: Patience,
     /// When the agent ends.

@@ -7,13 +7,15 @@ use std::time::Duration;
 
 use toml::Value;
 
-use super::{DEFAULT_DRAIN_TIMEOUT, LifeConfig, NodeConfig, Patience, RuntimeKind, Sandbox};
+use super::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_STANDBY, LifeConfig, NodeConfig, Patience, RuntimeKind, Sandbox};
 use crate::{NodeName, Resources, duration, label, size};
 
 /// What stands for "no limit" in a time.
 const OFF: &str = "off";
 /// More executors than a kernel has processes for are a typing error.
 const MAX_SLOTS: u32 = 100_000;
+/// Each takes a megabyte, and more cannot be started at the same time with any gain.
+const MAX_STANDBY: u16 = 256;
 
 macro_rules! keys {
     ($($(#[$doc:meta])* $name:ident = $key:literal, $variable:literal;)+) => {
@@ -67,6 +69,8 @@ keys! {
     Sandbox = "runtime.sandbox", "FLAME_NODE_SANDBOX";
     /// Where applications may have their working directories.
     WorkDirectories = "runtime.work_directories", "FLAME_NODE_WORK_DIRECTORIES";
+    /// Units that wait for an executor.
+    Standby = "runtime.standby", "FLAME_NODE_STANDBY";
     /// Time for a service to listen.
     StartTimeout = "runtime.start_timeout", "FLAME_NODE_START_TIMEOUT";
     /// Time for OnSessionEnter.
@@ -249,6 +253,12 @@ impl Reader<'_> {
                 )
                 .unwrap_or_default(),
             work_directories: self.list(Key::WorkDirectories, directory),
+            standby: self
+                .read(Key::Standby, |text| match number(text)? {
+                    standby @ 0..=MAX_STANDBY => Ok(standby),
+                    _ => Err(format!("it must be a number from 0 to {MAX_STANDBY}")),
+                })
+                .unwrap_or(DEFAULT_STANDBY),
             patience: self.patience(),
             life: LifeConfig {
                 drain_timeout: self

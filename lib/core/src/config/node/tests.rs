@@ -21,6 +21,7 @@ slots = 16
 kind = "systemd"
 sandbox = "strict"
 work_directories = ["/srv/data"]
+standby = 3
 start_timeout = "5s"
 enter_timeout = "1h"
 
@@ -60,6 +61,7 @@ fn everything_can_be_said_in_the_file() {
         runtime: RuntimeKind::Systemd,
         sandbox: Sandbox::Strict,
         work_directories: vec!["/srv/data".into()],
+        standby: 3,
         patience: Patience {
             start: Duration::from_secs(5),
             enter: Some(Duration::from_secs(3600)),
@@ -87,6 +89,7 @@ fn nothing_has_to_be_said() {
     assert_eq!(config.life.drain_timeout, DEFAULT_DRAIN_TIMEOUT);
     assert_eq!((config.life.idle_timeout, config.life.max_lifetime), (None, None));
     assert!(!config.life.ephemeral);
+    assert_eq!(config.standby, 1);
     let (start, enter) = (Duration::from_secs(60), Some(Duration::from_secs(600)));
     assert_eq!(config.patience, Patience { start, enter });
     let without = check("[runtime]\nenter_timeout = \"off\"")
@@ -142,6 +145,8 @@ fn all_values_that_cannot_be_used_are_named_with_their_lines_and_what_is_wanted(
         ("[resources]\ngpu = -1", 2, "resources.gpu", "whole number"),
         ("[resources]\nmem = \"8 bananas\"", 2, "resources.mem", "bananas"),
         ("[resources]\nslots = 0", 2, "resources.slots", "from 1 to"),
+        ("[runtime]\nstandby = 257", 2, "runtime.standby", "from 0 to 256"),
+        ("[runtime]\nstandby = -1", 2, "runtime.standby", "whole number"),
         (
             "[runtime]\nkind = \"docker\"",
             2,

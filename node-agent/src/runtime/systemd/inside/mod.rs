@@ -1,7 +1,8 @@
 //! What the launcher does in its unit before it becomes the application: lets the agent in, makes
-//! the working directory, and tells systemd that both are done.
+//! the working directory, and tells systemd that both are done. If nobody wants the unit yet, it stands by.
 
 pub mod admit;
+pub mod standing;
 pub mod stream;
 
 use std::io;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use flame_systemd::Notifier;
 
-use crate::spec::{Spec, SpecError, UnitSpec};
+use crate::spec::{Service, Spec, SpecError, UnitSpec};
 use stream::Stream;
 
 /// Name of the credential that holds the spec.
@@ -48,6 +49,9 @@ pub enum InsideError {
         /// Why.
         source: io::Error,
     },
+    /// The agent could not say what to run.
+    #[error("cannot be told what to run: {0}")]
+    Standing(#[from] standing::StandingError),
 }
 
 /// What is left to do: to become this process.
@@ -71,13 +75,48 @@ pub fn prepare() -> Result<Prepared, InsideError> {
     };
     let spec = UnitSpec::read(&directory("CREDENTIALS_DIRECTORY")?.join(SPEC))?;
     let sockets = directory("RUNTIME_DIRECTORY")?;
-    let output = Stream::open(Path::new(stream::JOURNALD), &spec.identifier);
+    // Early, because journald takes a moment to look at it.
+    let output = spec.service.as_ref().map(open_output);
     admit::admit(&sockets, spec.agent).map_err(|source| InsideError::Admit {
-        directory: sockets,
+        directory: sockets.clone(),
         source,
     })?;
     make(&spec.own_directory)?;
-    let output = match output {
+    let notifier = Notifier::from_env();
+    match (spec.service, output) {
+        (Some(service), Some(output)) => {
+            let output = noticed(output);
+            notifier.ready();
+            Ok(Prepared {
+                process: service.process,
+                output,
+            })
+        }
+        _ => stand_by(&notifier, &sockets, spec.agent),
+    }
+}
+
+/// Waits until the agent has an executor for this unit.
+fn stand_by(notifier: &Notifier, sockets: &Path, agent: u32) -> Result<Prepared, InsideError> {
+    let standing = standing::Standing::listen(sockets)?;
+    notifier.status(standing::STATUS);
+    notifier.ready();
+    let (service, caller) = standing.wait(agent)?;
+    let output = noticed(open_output(&service));
+    notifier.status("");
+    caller.accept()?;
+    Ok(Prepared {
+        process: service.process,
+        output,
+    })
+}
+
+fn open_output(service: &Service) -> io::Result<Stream> {
+    Stream::open(Path::new(stream::JOURNALD), &service.identifier)
+}
+
+fn noticed(output: io::Result<Stream>) -> Option<Stream> {
+    match output {
         Ok(output) => {
             output.await_notice(NOTICE_LIMIT);
             Some(output)
@@ -86,12 +125,7 @@ pub fn prepare() -> Result<Prepared, InsideError> {
             eprintln!("flame-executor: cannot open a stream of the journal: {error}");
             None
         }
-    };
-    Notifier::from_env().ready();
-    Ok(Prepared {
-        process: spec.process,
-        output,
-    })
+    }
 }
 
 fn make(directory: &Path) -> Result<(), InsideError> {
