@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import costs, foreign, latency, machine, throughput
+from . import costs, foreign, latency, machine, throughput, units
 from .cluster import ROOT
 from .command import BenchError
 from .report import headline, markdown, table
@@ -25,7 +25,10 @@ MEASURES = {
     "restart": costs.restart,
     "idle": costs.idle,
     "memory": costs.memory,
+    "units": units.units,
 }
+# Needs root and what the end-to-end tests need, so it has to be asked for.
+ON_REQUEST = ("units",)
 TASKS, QUICK_TASKS = 30_000, 5_000
 # Quick is for a look at one change: the rest needs time to mean anything.
 QUICK_MEASURES = ("throughput", "round-trip", "cold", "payloads", "cpu")
@@ -93,7 +96,9 @@ def measures(bench, arguments):
         names = arguments.only or foreign.MEASURES
         yield from foreign.measures(bench, arguments.endpoint, arguments.application, arguments.echo, names)
         return
-    names = arguments.only or (QUICK_MEASURES if bench.quick else tuple(MEASURES))
+    names = arguments.only or (
+        QUICK_MEASURES if bench.quick else tuple(n for n in MEASURES if n not in ON_REQUEST)
+    )
     for name, run in MEASURES.items():
         if name in names:
             yield run(bench)
