@@ -14,6 +14,7 @@ from .command import Result, run, wait_for_exit, wait_until
 
 BOOT_SECONDS = 60
 STOP_SECONDS = 30
+START_SECONDS = 30
 # After this long past its own limit, a command in a node is killed.
 KILL_GRACE = 5
 ENVIRONMENT = {
@@ -203,8 +204,9 @@ class Node:
         return int(self.run(["systemctl", "show", "--property=MainPID", "--value", unit]).stdout or 0)
 
     def kill(self, unit):
-        """Kills the main process of a unit with SIGKILL, as a crash would; returns the pid it had."""
-        pid = self.main_pid(unit)
+        """Kills the main process of a unit with SIGKILL, as a crash would; returns the pid it had.
+        A unit that is just being started has some time to have one."""
+        pid = wait_until(lambda: self.main_pid(unit), START_SECONDS, f"{unit} has a process")
         self.run(["kill", "-KILL", str(pid)])
         return pid
 
