@@ -18,6 +18,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 # An emulated machine is some twenty times slower than the one it runs on.
 PATIENCE = 240
 POLL_SECONDS = 0.25
+STANDING_BY = "standing by for an executor"
 # What the greedy service may have, and what it takes.
 ALLOWED = "64m"
 TAKEN = 256 << 20
@@ -77,9 +78,10 @@ def show(unit, *properties):
 
 
 def executors():
-    """Units of executors that run."""
+    """Units of executors that run, without those that wait for one."""
     listed = run("systemctl", "list-units", "--plain", "--no-legend", "--state=active", "flame-executor@*")
-    return [line.split()[0] for line in listed.splitlines()]
+    units = [line.split()[0] for line in listed.splitlines()]
+    return [unit for unit in units if show(unit, "StatusText")["StatusText"] != STANDING_BY]
 
 
 def session(resources):
