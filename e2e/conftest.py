@@ -14,20 +14,11 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "hack")]
 
 from cluster import LocalCluster, bin_dir  # noqa: E402
 from fleet import Fleet  # noqa: E402
-from machine import BIN, SITE, Machine  # noqa: E402
+from machine import BIN, PROGRAMS, SITE, Machine, strip  # noqa: E402
 from testbed import TestBed, cache_dir  # noqa: E402
-from testbed.command import run  # noqa: E402
 
-PROGRAMS = (
-    "flame-session-manager",
-    "flame-node-agent",
-    "flame-executor",
-    "flmctl",
-    "flmadm",
-    "flmping",
-    "flmping-service",
-    "flmexec",
-    "flmexec-service",
+TESTED = (
+    *PROGRAMS,
     "flame-units",
     "wordcount",
     "wordcount-service",
@@ -132,11 +123,9 @@ def _running_cluster(prefix):
 
 @pytest.fixture(scope="session")
 def stripped_programs():
-    """The binaries under test without debugging information: a tenth of the bytes to copy."""
+    """The binaries under test, stripped."""
     folder = Path(tempfile.mkdtemp(prefix="flame-bin-"))
-    folder.chmod(0o755)
-    for name in PROGRAMS:
-        run(["strip", "--strip-debug", "-o", folder / name, bin_dir() / name])
+    strip(TESTED, bin_dir(), folder)
     yield folder
     shutil.rmtree(folder)
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from testbed import wait_until
+from testbed.command import run
 
 HERE = Path(__file__).resolve().parent
 BIN = "/opt/flame-bin"
@@ -13,6 +14,18 @@ MANAGER = "flame-session-manager.service"
 AGENT = "flame-node-agent.service"
 FLMADM = f"{BIN}/flmadm"
 READY_SECONDS = 30
+# What an installation needs, and flmctl and its like for whoever uses it.
+PROGRAMS = (
+    "flame-session-manager",
+    "flame-node-agent",
+    "flame-executor",
+    "flmctl",
+    "flmadm",
+    "flmping",
+    "flmping-service",
+    "flmexec",
+    "flmexec-service",
+)
 
 # What systemd and the account tools write on their own account; everything else has to be as it was.
 NOT_FLAME = {
@@ -44,18 +57,25 @@ class Machine:
         command = [FLMADM, "install", "--skip-build", "--bin-dir", BIN, *words]
         return self.run(command, check=check, timeout=timeout)
 
-    def flame(self, name, *words, check=True, timeout=120, env=None):
+    def tool(self, name, *words, check=True, timeout=120, env=None):
         """Runs one of Flame's tools as a client of this machine's endpoint."""
         chosen = {"FLAME_ENDPOINT": self.endpoint, "NO_COLOR": "1", **(env or {})}
         return self.run([f"{BIN}/{name}", *words], check=check, timeout=timeout, env=chosen)
 
     def flmctl(self, *words):
         """The JSON answer of flmctl."""
-        return json.loads(self.flame("flmctl", *words, "-o", "json").stdout)
+        return json.loads(self.tool("flmctl", *words, "-o", "json").stdout)
 
     def flmping(self, *words, timeout=120):
         """The JSON report of flmping, which has to succeed."""
-        return json.loads(self.flame("flmping", *words, "--output", "json", timeout=timeout).stdout)
+        return json.loads(self.tool("flmping", *words, "--output", "json", timeout=timeout).stdout)
+
+    def drop_in(self, unit, text):
+        """The unit has this besides, from its next start on; returns the folder of the file."""
+        folder = f"/etc/systemd/system/{unit}.d"
+        self.node.write(f"{folder}/test.conf", text)
+        self.run(["systemctl", "daemon-reload"])
+        return folder
 
     def show(self, unit, *properties):
         """Properties of a unit."""
@@ -74,7 +94,7 @@ class Machine:
 
     def ready_nodes(self):
         """Host names of the nodes that the session manager calls Ready."""
-        listing = self.flame("flmctl", "list", "nodes", "-o", "json", check=False)
+        listing = self.tool("flmctl", "list", "nodes", "-o", "json", check=False)
         if not listing.ok:
             return []
         return [n["name"] for n in json.loads(listing.stdout) if n["state"] == "Ready"]
@@ -96,6 +116,21 @@ class Machine:
     def logs(self):
         """The journal, with the console of a machine that is off."""
         return self.node.journal() or self.node.console()
+
+
+def whole(make_bed, name):
+    """A node of this name with everything installed, ready for tasks."""
+    (machine,) = make_bed(name)
+    machine.install("--all", "--enable")
+    machine.wait_ready(name)
+    return machine
+
+
+def strip(programs, source, folder):
+    """Copies programs without debugging information, a tenth of the bytes, to where nodes may read them."""
+    folder.chmod(0o755)
+    for name in programs:
+        run(["strip", "--strip-debug", "-o", folder / name, source / name])
 
 
 def difference(before, after):

@@ -1,4 +1,6 @@
-"""Sessions of flmping on a cluster of plain processes, and what the session manager counts of them."""
+"""Sessions of flmping on a cluster of plain processes or on machines, and what the session manager counts."""
+
+import json
 
 from cluster import METRICS_DISTANCE
 from metrics import Totals
@@ -15,8 +17,8 @@ def session(cluster, *words):
 
 
 def create_tasks(cluster, of, count, milliseconds):
-    """Gives a session tasks that take so long."""
-    text = f'{{"duration": {milliseconds}, "memory": null}}'
+    """Gives a session tasks that take so long; `None`: no time at all."""
+    text = json.dumps({"duration": milliseconds, "memory": None})
     for _ in range(count):
         cluster.tool("flmctl", "create", "task", "-s", of, "--text", text)
 
@@ -26,9 +28,9 @@ def states(cluster, of):
     return [task["state"] for task in cluster.flmctl("list", "tasks", "-s", of)]
 
 
-def wait_done(cluster, of, count):
+def wait_done(cluster, of, count, seconds=DONE_SECONDS):
     """Waits until all tasks of a session succeeded."""
-    wait_until(lambda: states(cluster, of) == ["Succeed"] * count, DONE_SECONDS, f"the tasks of {of} done")
+    wait_until(lambda: states(cluster, of) == ["Succeed"] * count, seconds, f"the tasks of {of} done")
 
 
 def counters(cluster):

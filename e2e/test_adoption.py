@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from executor_units import executors, left_behind
-from machine import AGENT, PREFIX, SITE
+from machine import AGENT, PREFIX, SITE, whole
 from metrics import parse, total
 from testbed import wait_until
 
@@ -22,9 +22,7 @@ SECONDS = 30
 @pytest.fixture(scope="module")
 def machine(make_bed):
     """One node with everything installed."""
-    (machine,) = make_bed("adoption")
-    machine.install("--all", "--enable")
-    machine.wait_ready("adoption")
+    machine = whole(make_bed, "adoption")
     machine.node.copy_in(SERVICES, "/opt/services")
     return machine
 
@@ -98,9 +96,7 @@ def break_under_load(machine, broken, done):
 @contextlib.contextmanager
 def drop_in(machine, text):
     """The agent's unit with this besides, from its next start on."""
-    folder = f"/etc/systemd/system/{AGENT}.d"
-    machine.node.write(f"{folder}/test.conf", text)
-    machine.run(["systemctl", "daemon-reload"])
+    folder = machine.drop_in(AGENT, text)
     try:
         yield
     finally:
@@ -173,9 +169,9 @@ def test_an_executor_that_was_not_bound_begins_anew(machine):
 
 def idle_executor(machine):
     """A session of which an executor is idle; returns its id."""
-    session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    session = machine.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     text = json.dumps({"duration": None, "memory": None})
-    machine.flame("flmctl", "create", "task", "-s", session, "--text", text)
+    machine.tool("flmctl", "create", "task", "-s", session, "--text", text)
     bound = 'grep -E \'"invocation":"[0-9a-f]+"\' /run/flame/records/*.json'
     machine.node.wait_until(["sh", "-c", bound], SECONDS, "an executor is bound")
     return session
@@ -191,7 +187,7 @@ def test_an_idle_executor_goes_on_and_what_nobody_wants_ends(machine):
     with drop_in(machine, "[Service]\nRestartSec=4s\n"):
         agent = machine.show(AGENT, "MainPID")["MainPID"]
         kill(machine)
-        machine.flame("flmctl", "close", "-s", session)
+        machine.tool("flmctl", "close", "-s", session)
         assert machine.show(AGENT, "MainPID")["MainPID"] == "0", "the agent was back too early"
         assert runs(machine) == found
         wait_back(machine, agent)
@@ -202,7 +198,7 @@ def test_an_orderly_stop_leaves_nothing(machine):
     session = idle_executor(machine)
     machine.run(["systemctl", "stop", AGENT])
     assert (executors(machine), left_behind(machine)) == ([], [])
-    machine.flame("flmctl", "close", "-s", session)
+    machine.tool("flmctl", "close", "-s", session)
     machine.run(["systemctl", "start", AGENT])
     machine.wait_ready("adoption")
 
@@ -210,7 +206,7 @@ def test_an_orderly_stop_leaves_nothing(machine):
 def test_a_forced_stop_leaves_nothing_either(machine):
     session = idle_executor(machine)
     text = json.dumps({"duration": 6000, "memory": None})
-    machine.flame("flmctl", "create", "task", "-s", session, "--text", text)
+    machine.tool("flmctl", "create", "task", "-s", session, "--text", text)
     done = succeeded(machine)
     machine.run(["systemctl", "stop", "--no-block", AGENT])
     stopping = f"systemctl show {AGENT} --property=StatusText | grep stopping"
@@ -223,7 +219,7 @@ def test_a_forced_stop_leaves_nothing_either(machine):
     machine.run(["systemctl", "start", AGENT])
     machine.wait_ready("adoption")
     wait_until(lambda: succeeded(machine) > done, DONE_SECONDS, "the task is done again")
-    machine.flame("flmctl", "close", "-s", session)
+    machine.tool("flmctl", "close", "-s", session)
 
 
 def test_an_agent_that_uses_no_units_leaves_none(machine):
@@ -233,6 +229,6 @@ def test_an_agent_that_uses_no_units_leaves_none(machine):
         machine.wait_ready("adoption")
         wait_until(lambda: executors(machine) == [], SECONDS, "the executor in a unit ends")
         assert left_behind(machine) == []
-        machine.flame("flmctl", "close", "-s", session)
+        machine.tool("flmctl", "close", "-s", session)
     restart(machine)
     machine.wait_ready("adoption")

@@ -43,7 +43,7 @@ def runs(machine, agent=None):
 def session(machine, agent):
     """A session with work for the node of this agent."""
     words = ["create", "session", "-a", "flmping", "--node-selector", f"agent={agent}"]
-    created = machine.flame("flmctl", *words).stdout.split()[0]
+    created = machine.tool("flmctl", *words).stdout.split()[0]
     machine.run(["sh", "-c", CREATE, "sh", created, TASK], env={"FLAME_ENDPOINT": machine.endpoint})
     return created
 
@@ -94,6 +94,6 @@ def test_each_agent_goes_on_with_its_own_executors(machine):
     others = runs(machine, "second")
     machine.run(["systemctl", "stop", AGENTS["first"]])
     assert runs(machine) == others != {}
-    machine.flame("flmctl", "close", "-s", sessions["second"])
+    machine.tool("flmctl", "close", "-s", sessions["second"])
     wait_until(lambda: executors(machine) == [], SECONDS, "no executor is left")
     assert left_behind(machine) == []

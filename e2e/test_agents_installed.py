@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from machine import AGENT, BIN, MANAGER, PREFIX
+from machine import AGENT, BIN, MANAGER, PREFIX, whole
 from testbed import wait_until
 
 pytestmark = pytest.mark.nodes
@@ -35,10 +35,7 @@ mem = "1g"
 @pytest.fixture(scope="module")
 def machine(make_bed):
     """One node with everything installed."""
-    (machine,) = make_bed(NODE)
-    machine.install("--all", "--enable")
-    machine.wait_ready(NODE)
-    return machine
+    return whole(make_bed, NODE)
 
 
 @pytest.fixture
@@ -50,12 +47,12 @@ def second(machine):
     machine.run(["systemctl", "stop", SECOND], check=False)
     machine.run(["systemctl", "reset-failed", SECOND], check=False)
     machine.run(["rm", "-f", path])
-    machine.flame("flmctl", "forget", NODE_OF_SECOND, check=False)
+    machine.tool("flmctl", "forget", NODE_OF_SECOND, check=False)
 
 
 def session(machine, tasks, *words):
     """A new session of flmping with this many tasks of 100 ms."""
-    created = machine.flame("flmctl", "create", "session", "-a", "flmping", *words).stdout.split()[0]
+    created = machine.tool("flmctl", "create", "session", "-a", "flmping", *words).stdout.split()[0]
     create = (
         f'for i in $(seq {tasks}); do {BIN}/flmctl create task -s {created} --text "$TASK" || exit 1; done'
     )
@@ -67,7 +64,7 @@ def wait_done(machine, of, tasks):
     """Waits until all tasks of a session succeeded."""
 
     def done():
-        listing = machine.flame("flmctl", "list", "tasks", "-s", of, "-o", "json", check=False)
+        listing = machine.tool("flmctl", "list", "tasks", "-s", of, "-o", "json", check=False)
         states = [task["state"] for task in json.loads(listing.stdout)] if listing.ok else []
         return states == ["Succeed"] * tasks
 
@@ -136,7 +133,7 @@ def test_an_agent_whose_identity_cannot_be_used_stays_down(machine, second):
     )
     journal = machine.node.journal("-u", SECOND)
     assert f"flmctl forget {NODE_OF_SECOND}" in journal
-    machine.flame("flmctl", "forget", NODE_OF_SECOND)
+    machine.tool("flmctl", "forget", NODE_OF_SECOND)
     machine.run(["systemctl", "start", SECOND])
     machine.wait_ready(NODE, NODE_OF_SECOND)
     # So does a configuration that is wrong.

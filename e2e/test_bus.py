@@ -6,6 +6,7 @@ import json
 import pytest
 from executor_units import executors, left_behind
 from machine import AGENT
+from pings import create_tasks, session, states, wait_done
 from testbed import wait_until
 
 pytestmark = pytest.mark.nodes
@@ -31,8 +32,7 @@ def machine(make_bed):
     """One node with everything installed, that has room for several executors."""
     (machine,) = make_bed(NODE)
     machine.install("--all", "--enable")
-    drop_in = f"/etc/systemd/system/{AGENT}.d/test.conf"
-    machine.node.write(drop_in, f"[Service]\nEnvironment={SETTINGS}\n")
+    machine.drop_in(AGENT, f"[Service]\nEnvironment={SETTINGS}\n")
     # D-Bus, and polkit with it, is started more often than systemd would bear.
     machine.node.write("/etc/systemd/system.conf.d/test.conf", "[Manager]\nDefaultStartLimitIntervalSec=0\n")
     machine.run(["systemctl", "daemon-reexec"])
@@ -69,31 +69,10 @@ def without_bus(machine):
     )
 
 
-def session(machine, *words):
-    """A new session of flmping."""
-    return machine.flame("flmctl", "create", "session", "-a", "flmping", *words).stdout.split()[0]
-
-
-def create_task(machine, of, milliseconds=None):
-    """Gives the session a task."""
-    text = json.dumps({"duration": milliseconds, "memory": None})
-    machine.flame("flmctl", "create", "task", "-s", of, "--text", text)
-
-
-def states(machine, of):
-    """The states of a session's tasks."""
-    return [task["state"] for task in machine.flmctl("list", "tasks", "-s", of)]
-
-
-def wait_done(machine, of, tasks):
-    """Waits until that many tasks of the session, which are all, have succeeded."""
-    wait_until(lambda: states(machine, of) == ["Succeed"] * tasks, DONE_SECONDS, f"tasks of {of}")
-
-
 def bound_executor(machine, of):
     """Has the session a bound executor; its unit."""
-    create_task(machine, of)
-    wait_done(machine, of, 1)
+    create_tasks(machine, of, 1, None)
+    wait_done(machine, of, 1, DONE_SECONDS)
     (unit,) = running(machine)
     return unit
 
@@ -157,13 +136,13 @@ def test_what_happened_while_the_bus_was_away_is_known_afterwards(machine):
         machine.node.kill(unit)
         wait_until(lambda: unit not in executors(machine), SECONDS, f"{unit} ends")
         # Nobody has to be alive to be asked for it.
-        create_task(machine, dying)
+        create_tasks(machine, dying, 1, None)
         starting = session(machine)
-        create_task(machine, starting)
-    wait_done(machine, dying, 2)
-    wait_done(machine, starting, 1)
+        create_tasks(machine, starting, 1, None)
+    wait_done(machine, dying, 2, DONE_SECONDS)
+    wait_done(machine, starting, 1, DONE_SECONDS)
     for done in (dying, starting):
-        machine.flame("flmctl", "close", "-s", done)
+        machine.tool("flmctl", "close", "-s", done)
 
 
 def test_an_end_that_could_not_be_asked_for_is_asked_for_again(machine):
@@ -171,7 +150,7 @@ def test_an_end_that_could_not_be_asked_for_is_asked_for_again(machine):
     unit = bound_executor(machine, closing)
     given_up = machine.node.journal("-u", AGENT).count(GIVEN_UP)
     with without_bus(machine):
-        machine.flame("flmctl", "close", "-s", closing)
+        machine.tool("flmctl", "close", "-s", closing)
         # The agent does not wait for ever, but its unit goes on ...
         wait_until(
             lambda: machine.node.journal("-u", AGENT).count(GIVEN_UP) > given_up,
@@ -181,21 +160,21 @@ def test_an_end_that_could_not_be_asked_for_is_asked_for_again(machine):
         assert machine.node.main_pid(unit) > 0
         # ... and has its slot, so that nobody else is ended in its place.
         other = session(machine)
-        create_task(machine, other)
-    wait_done(machine, other, 1)
+        create_tasks(machine, other, 1, None)
+    wait_done(machine, other, 1, DONE_SECONDS)
     wait_until(lambda: unit not in executors(machine), SECONDS, f"{unit} ends")
     assert [name for name in running(machine) if name != unit], "the other executor was ended, too"
-    machine.flame("flmctl", "close", "-s", other)
+    machine.tool("flmctl", "close", "-s", other)
 
 
 def test_a_start_that_cannot_be_asked_for_fails_and_is_made_up_for(machine):
     waiting = session(machine)
     with without_bus(machine):
-        create_task(machine, waiting)
+        create_tasks(machine, waiting, 1, None)
         wait_until(lambda: UNREACHABLE in events(machine, waiting), SECONDS, "the failure is told")
         assert states(machine, waiting) == ["Pending"]
-    wait_done(machine, waiting, 1)
-    machine.flame("flmctl", "close", "-s", waiting)
+    wait_done(machine, waiting, 1, DONE_SECONDS)
+    machine.tool("flmctl", "close", "-s", waiting)
 
 
 def events(machine, of):

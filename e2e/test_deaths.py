@@ -84,7 +84,7 @@ class Units:
         self.flmctl = machine.flmctl
 
     def tool(self, *words):
-        return self.machine.flame("flmctl", *words).stdout.strip()
+        return self.machine.tool("flmctl", *words).stdout.strip()
 
     def log(self):
         """As that of processes. The time is when the journal had it, which is a little later."""

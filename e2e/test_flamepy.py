@@ -13,7 +13,7 @@ import flamepy
 import pytest
 from flamepy.core.types import SessionAttributes, short_name
 from flamepy.service import Session as ServiceSession
-from machine import SITE
+from machine import SITE, whole
 from testbed import wait_until
 
 pytestmark = pytest.mark.usefixtures("published_client")
@@ -227,9 +227,7 @@ def test_a_service_that_never_listens_is_a_bind_failure(application, command):
 
 @pytest.mark.nodes
 def test_python_services_in_the_sandbox_of_a_systemd_node(make_bed):
-    (machine,) = make_bed("python")
-    machine.install("--all", "--enable")
-    machine.wait_ready("python")
+    machine = whole(make_bed, "python")
     machine.node.copy_in(SERVICES, "/opt/services")
     client = ["python3", "/opt/services/node_client.py", "/opt/services", SITE]
     answer = machine.run(client, env={"PYTHONPATH": SITE, "FLAME_ENDPOINT": machine.endpoint})

@@ -42,7 +42,7 @@ def installed(machine, installation):
 
 def new_session(machine, tasks):
     """A session with this many tasks of 100 ms that are still open."""
-    session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    session = machine.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     create = (
         f'for i in $(seq {tasks}); do {BIN}/flmctl create task -s {session} --text "$TASK" || exit 1; done'
     )
@@ -59,7 +59,7 @@ def wait_all_succeed(machine, session, tasks):
     """Waits until all tasks of the session succeeded, each exactly once."""
 
     def done():
-        listing = machine.flame("flmctl", "list", "tasks", "-s", session, "-o", "json", check=False)
+        listing = machine.tool("flmctl", "list", "tasks", "-s", session, "-o", "json", check=False)
         states = [task["state"] for task in json.loads(listing.stdout)] if listing.ok else []
         return len(states) == tasks and set(states) == {"Succeed"}
 
@@ -95,7 +95,7 @@ def test_a_thousand_tasks_succeed(installed):
     report = installed.flmping("-t", "1000")
     assert (report["tasks"], report["succeeded"], report["failed"]) == (1000, 1000, 0)
     assert report["tasks_per_second"] > 0 and report["p99_ms"] >= report["p50_ms"] > 0
-    assert "Succe" in installed.flame("flmping", "-t", "10").stdout
+    assert "Succe" in installed.tool("flmping", "-t", "10").stdout
 
 
 def test_the_logs_are_in_the_journal(installed):

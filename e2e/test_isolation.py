@@ -115,14 +115,13 @@ def machine(make_bed):
     (machine,) = make_bed(NODE)
     machine.install("--all", "--enable")
     environment = "FLAME_NODE_SANDBOX=none FLAME_NODE_RESOURCES=cpu=4,mem=4g"
-    machine.node.write(f"/etc/systemd/system/{AGENT}.d/test.conf", f"[Service]\nEnvironment={environment}\n")
-    machine.run(["systemctl", "daemon-reload"])
+    machine.drop_in(AGENT, f"[Service]\nEnvironment={environment}\n")
     machine.run(["systemctl", "restart", AGENT])
     machine.wait_ready(NODE)
     for profile in PROFILES:
         label = [] if profile == "none" else ["--label", f"sandbox={profile}"]
         command = ["--command", f"{PREFIX}/bin/flmexec-service"]
-        machine.flame("flmctl", "register", "application", application(profile), *command, *label)
+        machine.tool("flmctl", "register", "application", application(profile), *command, *label)
     machine.node.write("/root/secret", "x", "600")
     machine.node.write("/home/somebody/public", "x")
     machine.run(["install", "-m", "4755", "/usr/bin/id", "/opt/id-of-root"])
@@ -151,20 +150,20 @@ def shared(profile):
 @contextlib.contextmanager
 def victim(machine, profile):
     """An executor with this sandbox that has secrets, and is bound to a session of its own; its unit."""
-    session = machine.flame(
+    session = machine.tool(
         "flmctl", "create", "session", "-a", application(profile), "--max-instances", "1"
     ).stdout.split()[0]
     secret, queue = shared(profile)
     files = f"/tmp/secret /var/tmp/secret {secret}"
     code = f"set -e; : >{queue}; for file in {files}; do echo {SECRET} >$file; done"
     text = json.dumps({"language": "shell", "code": code})
-    machine.flame("flmctl", "create", "task", "-s", session, "--text", text, "--wait")
+    machine.tool("flmctl", "create", "task", "-s", session, "--text", text, "--wait")
     try:
         (unit,) = executors(machine)
         assert unit.startswith(f"{TEMPLATES[profile]}@"), unit
         yield unit
     finally:
-        machine.flame("flmctl", "close", "-s", session)
+        machine.tool("flmctl", "close", "-s", session)
         wait_until(lambda: executors(machine) == [], SECONDS, "the victim has ended")
 
 

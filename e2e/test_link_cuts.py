@@ -66,9 +66,7 @@ def fleet(make_bed):
     for worker in (one, two):
         worker.install("--worker", "--enable", "--endpoint", endpoint)
         # Three long tasks are on both nodes, and there is room for others.
-        unit = f"/etc/systemd/system/{AGENT}.d/size.conf"
-        worker.node.write(unit, "[Service]\nEnvironment=FLAME_NODE_RESOURCES=cpu=2,mem=4g\n")
-        worker.run(["systemctl", "daemon-reload"])
+        worker.drop_in(AGENT, "[Service]\nEnvironment=FLAME_NODE_RESOURCES=cpu=2,mem=4g\n")
         worker.run(["systemctl", "restart", AGENT])
     manager.wait_ready("one", "two")
     return {machine.node.name: machine for machine in (manager, one, two)}
@@ -131,10 +129,10 @@ class Cut:
 def long_tasks(manager):
     """A session with tasks that run on both nodes."""
     words = ["create", "session", "-a", "flmping", "--priority", "5", "--max-instances", str(LONG_TASKS)]
-    session = manager.flame("flmctl", *words).stdout.strip()
+    session = manager.tool("flmctl", *words).stdout.strip()
     text = json.dumps({"duration": LONG_MS, "memory": None})
     for _ in range(LONG_TASKS):
-        manager.flame("flmctl", "create", "task", "-s", session, "--text", text)
+        manager.tool("flmctl", "create", "task", "-s", session, "--text", text)
     wait_until(lambda: len(executors(manager, session)) == LONG_TASKS, 20, "the long tasks run")
     return session
 
@@ -172,7 +170,7 @@ def cut(fleet, who, seconds):
     )
     done.back = time.monotonic() - began
     done.finished = wait_until(lambda: finishers(manager, session), QUIET_SECONDS, "the long tasks are done")
-    manager.flame("flmctl", "close", "-s", session)
+    manager.tool("flmctl", "close", "-s", session)
     after = samples(manager)
     for name, metric in (
         ("refused", "flame_results_refused_total"),

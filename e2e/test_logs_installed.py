@@ -30,28 +30,28 @@ def fleet(make_bed):
     whole.install("--all", "--enable", "--endpoint", endpoint)
     worker.install("--worker", "--enable", "--endpoint", endpoint)
     whole.wait_ready("whole", "worker")
-    whole.flame("flmctl", "register", "application", "talks", "--command", "/opt/talks")
+    whole.tool("flmctl", "register", "application", "talks", "--command", "/opt/talks")
     worker.node.write("/opt/numbers", talking.script(f"{PREFIX}/bin"), "755")
-    whole.flame("flmctl", "register", "application", "numbers", "--command", "/opt/numbers")
+    whole.tool("flmctl", "register", "application", "numbers", "--command", "/opt/numbers")
     return whole, worker
 
 
 def logs(machine, *words):
-    out = machine.flame("flmctl", "logs", *words, "-o", "json").stdout
+    out = machine.tool("flmctl", "logs", *words, "-o", "json").stdout
     return [json.loads(line) for line in out.splitlines()]
 
 
 def test_a_log_is_in_the_journal_and_followed_live_from_another_node(fleet):
     whole, worker = fleet
     for node, reader in ((whole, worker), (worker, whole)):
-        session = whole.flame(
+        session = whole.tool(
             "flmctl", "create", "session", "-a", "talks", "--resreq", "cpu=1,mem=64m", "--max-instances", "1"
         ).stdout.strip()
         other = worker if node is whole else whole
-        whole.flame("flmctl", "cordon", str(other))
+        whole.tool("flmctl", "cordon", str(other))
         text = json.dumps({"language": "shell", "code": "true"})
-        whole.flame("flmctl", "create", "task", "-s", session, "--text", text, "--wait")
-        whole.flame("flmctl", "uncordon", str(other))
+        whole.tool("flmctl", "create", "task", "-s", session, "--text", text, "--wait")
+        whole.tool("flmctl", "uncordon", str(other))
 
         follow = f"{BIN}/flmctl logs -f -s {session} -o json | grep --max-count=1 'tick [0-9]*00\"'"
         found = reader.run(
@@ -61,7 +61,7 @@ def test_a_log_is_in_the_journal_and_followed_live_from_another_node(fleet):
         line = json.loads(found.stdout)
         assert line["node"] == str(node) and line["output"] == "err", line
 
-        whole.flame("flmctl", "close", "-s", session)
+        whole.tool("flmctl", "close", "-s", session)
         lines = logs(reader, "-s", session)
         said = [(line["output"], line["text"]) for line in lines]
         assert said.count(("out", "out of a service")) == said.count(("err", "err of a service")) == 1, said
@@ -122,9 +122,9 @@ def shown(entries):
 
 def test_what_is_followed_in_the_journal_comes_once_whatever_happens_to_the_session_manager(fleet):
     whole, worker = fleet
-    whole.flame("flmctl", "cordon", "whole")
+    whole.tool("flmctl", "cordon", "whole")
     size = ("--resreq", "cpu=1,mem=64m", "--min-instances", "1", "--max-instances", "1")
-    session = whole.flame("flmctl", "create", "session", "-a", "numbers", *size).stdout.strip()
+    session = whole.tool("flmctl", "create", "session", "-a", "numbers", *size).stdout.strip()
     followers = [Follower(whole, "all", "-s", session), Follower(worker, "there", "-s", session)]
     wait_until(lambda: all(follower.lines() for follower in followers), SECONDS, "each reads")
     followers += [
@@ -154,8 +154,8 @@ def test_what_is_followed_in_the_journal_comes_once_whatever_happens_to_the_sess
         )
     text = json.dumps({"language": "shell", "code": "sleep 1"})
     for _ in range(2):
-        whole.flame("flmctl", "create", "task", "-s", session, "--text", text, "--wait")
-    whole.flame("flmctl", "close", "-s", session)
+        whole.tool("flmctl", "create", "task", "-s", session, "--text", text, "--wait")
+    whole.tool("flmctl", "close", "-s", session)
     wait_until(
         lambda: [follower.status() for follower in followers[:3]] == ["0"] * 3, SECONDS, "they end with it"
     )
@@ -177,7 +177,7 @@ def test_what_is_followed_in_the_journal_comes_once_whatever_happens_to_the_sess
     assert last == kept[-7:]
     assert shown(logs(whole, "-s", session, "--node", "worker")) == (kept, [])
     words = ("logs", "-s", session, "--node", "whole")
-    refused = whole.flame("flmctl", *words, check=False)
+    refused = whole.tool("flmctl", *words, check=False)
     assert not refused.ok and "node whole has no lines of the session" in refused.stderr, refused
     of_tasks = [shown(logs(whole, "-s", session, "-t", str(task)))[0] for task in (1, 2)]
     for lines in of_tasks:
@@ -185,7 +185,7 @@ def test_what_is_followed_in_the_journal_comes_once_whatever_happens_to_the_sess
         assert 40 < len(lines) < len(kept) / 2, len(lines)
         assert lines == [line for line in kept if line in lines]
     assert of_tasks[0][-1]["time"] <= of_tasks[1][5]["time"]
-    whole.flame("flmctl", "uncordon", "whole")
+    whole.tool("flmctl", "uncordon", "whole")
 
     # The agent's log is read by whoever asks until somebody stops it.
     of_agent = [line["text"] for line in followers[3].lines()]
@@ -201,22 +201,22 @@ def test_a_node_that_is_gone_is_named_and_the_rest_is_shown(fleet):
     size = ("--resreq", "cpu=1,mem=64m", "--min-instances", "1", "--max-instances", "1")
     sessions = []
     for other in ("worker", "whole"):
-        whole.flame("flmctl", "cordon", other)
-        session = whole.flame("flmctl", "create", "session", "-a", "talks", *size).stdout.strip()
+        whole.tool("flmctl", "cordon", other)
+        session = whole.tool("flmctl", "create", "session", "-a", "talks", *size).stdout.strip()
         sessions.append(session)
 
         def writes(session=session):
-            return whole.flame("flmctl", "logs", "-s", session, check=False).ok
+            return whole.tool("flmctl", "logs", "-s", session, check=False).ok
 
         wait_until(writes, SECONDS, "it writes")
-        whole.flame("flmctl", "close", "-s", session)
-        whole.flame("flmctl", "uncordon", other)
+        whole.tool("flmctl", "close", "-s", session)
+        whole.tool("flmctl", "uncordon", other)
     on_whole, on_worker = sessions
     worker.run(["systemctl", "stop", AGENT])
     # Nor does a session manager that was started anew forget where a session ran.
     whole.run(["systemctl", "restart", MANAGER])
     whole.wait_ready("whole")
-    missing = whole.flame("flmctl", "logs", "-s", on_worker, "-o", "json", check=False)
+    missing = whole.tool("flmctl", "logs", "-s", on_worker, "-o", "json", check=False)
     assert not missing.ok and json.loads(missing.stderr)["error"]["code"] == "node_away", missing
     assert "node worker is not connected" in missing.stderr
     lines, notes = shown(logs(whole, "-s", on_whole))

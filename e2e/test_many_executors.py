@@ -42,9 +42,7 @@ def machine(make_bed):
     machine.run(["chgrp", "flame", config])
     # None stands by: only executors are to be counted.
     settings = f"FLAME_NODE_RESOURCES=cpu={EXECUTORS},mem={EXECUTORS * 16}m FLAME_NODE_STANDBY=0"
-    offer = f"[Service]\nEnvironment={settings}\n"
-    machine.node.write(f"/etc/systemd/system/{AGENT}.d/test.conf", offer)
-    machine.run(["systemctl", "daemon-reload"])
+    machine.drop_in(AGENT, f"[Service]\nEnvironment={settings}\n")
     machine.run(["systemctl", "restart", MANAGER, AGENT])
     machine.wait_ready(NODE)
     return machine
@@ -78,7 +76,7 @@ def test_three_hundred_executors_on_one_node(machine, capsys):
     before, idle = usage(machine)
     begin = time.monotonic()
     sessions = [
-        machine.flame(
+        machine.tool(
             "flmctl",
             "create",
             "session",
@@ -107,7 +105,7 @@ def test_three_hundred_executors_on_one_node(machine, capsys):
     wait_until(lambda: tasks(machine) == {"succeed": EXECUTORS}, END_SECONDS, "all tasks succeed")
     assert active(machine) == EXECUTORS
     for session in sessions:
-        machine.flame("flmctl", "close", "-s", session)
+        machine.tool("flmctl", "close", "-s", session)
     ending = time.monotonic()
     wait_until(lambda: executors(machine) == [], END_SECONDS, "no executor is left")
     ended = time.monotonic() - ending

@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cluster import METRICS_DISTANCE, LocalCluster, bin_dir
-from machine import AGENT, MANAGER
+from machine import AGENT, MANAGER, whole
 from smalldisk import SmallDisk, why_not
 from supervisor import Supervisor
 from testbed import wait_until
@@ -209,17 +209,12 @@ def journal(machine, *matches):
 
 def log_filter(machine, unit, text):
     """Has a unit log more from its next start on."""
-    folder = f"/etc/systemd/system/{unit}.d"
-    machine.run(["mkdir", "--parents", folder])
-    machine.run(["tee", f"{folder}/log.conf"], stdin=f"[Service]\nEnvironment=FLAME_LOG={text}\n")
-    machine.run(["systemctl", "daemon-reload"])
+    machine.drop_in(unit, f"[Service]\nEnvironment=FLAME_LOG={text}\n")
 
 
 @pytest.mark.nodes
 def test_the_journal_has_fields_and_message_ids(make_bed):
-    (machine,) = make_bed("lone")
-    machine.install("--all", "--enable")
-    machine.wait_ready("lone")
+    machine = whole(make_bed, "lone")
     ids = message_ids()
 
     def events(name, *matches):
@@ -233,11 +228,11 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     assert await_event("NodeRegistered")["FLAME_NODE"] == "lone"
 
     # A session that goes well leaves two lines: the journal drops what is above its rate.
-    session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
-    machine.flame(
+    session = machine.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    machine.tool(
         "flmctl", "create", "task", "-s", session, "--text", '{"duration": 1, "memory": null}', "--wait"
     )
-    machine.flame("flmctl", "close", "-s", session)
+    machine.tool("flmctl", "close", "-s", session)
     await_event("SessionClosed", f"FLAME_SESSION={session}")
     wait_until(lambda: machine.flmctl("list", "executors") == [], 30, "no executor left")
     lines = [entry["MESSAGE_ID"] for entry in journal(machine, f"FLAME_SESSION={session}")]
@@ -252,11 +247,11 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     ready = len(events("DaemonReady", f"_SYSTEMD_UNIT={MANAGER}"))
 
     # A session with a service that dies once.
-    session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    session = machine.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     mine = f"FLAME_SESSION={session}"
     assert "flmping" in await_event("SessionCreated", mine)["MESSAGE"]
     task = ["create", "task", "-s", session, "--text", '{"duration": 2000, "memory": null}']
-    machine.flame("flmctl", *task)
+    machine.tool("flmctl", *task)
     bound = await_event("ExecutorBound", mine)
     assert (bound["FLAME_NODE"], bound["PRIORITY"]) == ("lone", "7")
     assert bound["FLAME_EXECUTOR"] in bound["MESSAGE"]
@@ -279,7 +274,7 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
         30,
         "the task done",
     )
-    machine.flame("flmctl", "close", "-s", session)
+    machine.tool("flmctl", "close", "-s", session)
     assert "1 succeeded" in await_event("SessionClosed", mine)["MESSAGE"]
     await_event("ExecutorReleased", mine)
     # Both daemons' lines about the session are found at once.
@@ -289,9 +284,9 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     assert all(entry.get("FLAME_NODE") == "lone" for entry in agent_lines if "FLAME_EXECUTOR" in entry)
 
     # An application that cannot be started.
-    machine.flame("flmctl", "register", "application", "broken", "--command", "/nonexistent/service")
-    session = machine.flame("flmctl", "create", "session", "-a", "broken").stdout.split()[0]
-    machine.flame("flmctl", "create", "task", "-s", session, "--text", "x")
+    machine.tool("flmctl", "register", "application", "broken", "--command", "/nonexistent/service")
+    session = machine.tool("flmctl", "create", "session", "-a", "broken").stdout.split()[0]
+    machine.tool("flmctl", "create", "task", "-s", session, "--text", "x")
     await_event("ExecutorBindFailed", f"FLAME_SESSION={session}")
     await_event("SessionPaused", f"FLAME_SESSION={session}")
 
@@ -309,9 +304,9 @@ def test_the_journal_has_fields_and_message_ids(make_bed):
     assert len(events("DaemonReady", f"_SYSTEMD_UNIT={MANAGER}")) == ready + 1
 
     # The node is taken out of service and back.
-    machine.flame("flmctl", "cordon", "lone", "--reason", "a new kernel")
+    machine.tool("flmctl", "cordon", "lone", "--reason", "a new kernel")
     assert "a new kernel" in await_event("NodeCordoned", "FLAME_NODE=lone")["MESSAGE"]
-    machine.flame("flmctl", "uncordon", "lone")
+    machine.tool("flmctl", "uncordon", "lone")
     assert await_event("NodeUncordoned")["FLAME_NODE"] == "lone"
 
     # A manager that does not run for a moment says so, and its node is none the worse.

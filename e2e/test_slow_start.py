@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from machine import MANAGER, PREFIX
+from machine import MANAGER, PREFIX, whole
 from testbed import wait_until
 
 pytestmark = pytest.mark.nodes
@@ -26,10 +26,7 @@ time.sleep({HELD_SECONDS})
 @pytest.fixture(scope="module")
 def machine(make_bed):
     """One node with everything installed."""
-    (machine,) = make_bed(NODE)
-    machine.install("--all", "--enable")
-    machine.wait_ready(NODE)
-    return machine
+    return whole(make_bed, NODE)
 
 
 def status(machine):

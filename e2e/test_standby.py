@@ -4,7 +4,7 @@ import json
 
 import pytest
 from executor_units import executors, left_behind, standbys
-from machine import AGENT, BIN
+from machine import AGENT, BIN, whole
 from testbed import wait_until
 
 pytestmark = pytest.mark.nodes
@@ -16,11 +16,9 @@ RUN = ("InvocationID", "MainPID")
 @pytest.fixture(scope="module")
 def machine(make_bed):
     """One node with everything installed."""
-    (machine,) = make_bed("standby")
-    machine.install("--all", "--enable")
-    machine.wait_ready("standby")
+    machine = whole(make_bed, "standby")
     strict = ["--command", f"{BIN}/flmping-service", "--label", "sandbox=strict"]
-    machine.flame("flmctl", "register", "application", "strict", *strict)
+    machine.tool("flmctl", "register", "application", "strict", *strict)
     return machine
 
 
@@ -43,9 +41,9 @@ def nothing_left(machine):
 def session(machine, application="flmping", request="cpu=1,mem=64m"):
     """A new session whose one task has ended well, so that its executor waits for more."""
     words = ["-a", application, "--resreq", request, "--max-instances", "1"]
-    made = machine.flame("flmctl", "create", "session", *words).stdout.split()[0]
+    made = machine.tool("flmctl", "create", "session", *words).stdout.split()[0]
     text = json.dumps({"duration": None, "memory": None})
-    machine.flame("flmctl", "create", "task", "-s", made, "--text", text, "--wait")
+    machine.tool("flmctl", "create", "task", "-s", made, "--text", text, "--wait")
     return made
 
 
@@ -59,13 +57,13 @@ def test_an_executor_takes_the_unit_that_stands_by_and_another_one_is_made(machi
     limits = machine.show(standby, "MemoryMax", "CPUQuotaPerSecUSec", "StatusText")
     assert limits == {"MemoryMax": str(48 << 20), "CPUQuotaPerSecUSec": "1s", "StatusText": ""}
     wait_until(lambda: len(standbys(machine)) == 1, SECONDS, "another unit stands by")
-    machine.flame("flmctl", "close", "-s", made)
+    machine.tool("flmctl", "close", "-s", made)
 
 
 def test_an_executor_starts_although_the_unit_is_gone(machine, standby):
     machine.run(["systemctl", "kill", "--signal=KILL", standby])
     wait_until(lambda: standby not in standbys(machine), SECONDS, "the unit is gone")
-    machine.flame("flmctl", "close", "-s", session(machine))
+    machine.tool("flmctl", "close", "-s", session(machine))
 
 
 def test_an_executor_starts_although_the_launcher_does_not_answer(machine, standby):
@@ -73,7 +71,7 @@ def test_an_executor_starts_although_the_launcher_does_not_answer(machine, stand
     machine.run(["rm", f"/run/flame-executor/{slot}/spec.sock"])
     made = session(machine)
     assert "cannot be used" in machine.node.journal("-u", AGENT)
-    machine.flame("flmctl", "close", "-s", made)
+    machine.tool("flmctl", "close", "-s", made)
 
 
 def test_a_stricter_sandbox_is_not_the_one_that_stands_by(machine, standby):
@@ -83,7 +81,7 @@ def test_a_stricter_sandbox_is_not_the_one_that_stands_by(machine, standby):
     assert unit.startswith("flame-executor-strict@")
     assert machine.show(standby, *RUN) == before
     assert standbys(machine) == [standby]
-    machine.flame("flmctl", "close", "-s", made)
+    machine.tool("flmctl", "close", "-s", made)
 
 
 def test_nobody_else_says_what_it_runs(machine, standby):

@@ -31,9 +31,9 @@ def fleet(make_bed):
 
 def open_work(machine):
     """A session with slow tasks; its id."""
-    session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    session = machine.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     for _ in range(SLOW_TASKS):
-        machine.flame("flmctl", "create", "task", "-s", session, "--text", SLOW_TASK)
+        machine.tool("flmctl", "create", "task", "-s", session, "--text", SLOW_TASK)
     return session
 
 
@@ -41,7 +41,7 @@ def wait_done(machine, session):
     """Waits until all slow tasks succeeded."""
 
     def done():
-        listing = machine.flame("flmctl", "list", "tasks", "-s", session, "-o", "json", check=False)
+        listing = machine.tool("flmctl", "list", "tasks", "-s", session, "-o", "json", check=False)
         states = [task["state"] for task in json.loads(listing.stdout)] if listing.ok else []
         return len(states) == SLOW_TASKS and set(states) == {"Succeed"}
 
@@ -66,27 +66,22 @@ def test_tasks_cross_the_network(fleet):
     manager, worker = fleet
     ping(manager)
     ping(worker)
-    session = manager.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    session = manager.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     task = ["flmctl", "create", "task", "-s", session, "--text", SLOW_TASK, "--wait"]
-    assert "Completed on worker " in manager.flame(*task).stdout
+    assert "Completed on worker " in manager.tool(*task).stdout
 
 
 def test_labels_of_an_installed_agent_come_from_a_drop_in(fleet):
     manager, worker = fleet
-    session = manager.flame("flmctl", "create", "session", "-a", "flmping", "--node-selector", "zone=a")
+    session = manager.tool("flmctl", "create", "session", "-a", "flmping", "--node-selector", "zone=a")
     session = session.stdout.split()[0]
     task = ["flmctl", "create", "task", "-s", session, "--text", SLOW_TASK]
-    manager.flame(*task)
+    manager.tool(*task)
     (reason,) = manager.flmctl("explain", "-s", session)["reasons"]
     assert (reason["code"], reason["data"]) == ("no_node_has_the_labels", {"labels": "zone=a"})
-    folder = f"/etc/systemd/system/{AGENT}.d"
-    worker.run(["mkdir", "--parents", folder])
-    worker.run(
-        ["tee", f"{folder}/labels.conf"], stdin="[Service]\nEnvironment=FLAME_NODE_LABELS=zone=a,gpu=no\n"
-    )
-    worker.run(["systemctl", "daemon-reload"])
+    worker.drop_in(AGENT, "[Service]\nEnvironment=FLAME_NODE_LABELS=zone=a,gpu=no\n")
     worker.run(["systemctl", "restart", AGENT])
-    assert "Completed on worker " in manager.flame(*task, "--wait").stdout
+    assert "Completed on worker " in manager.tool(*task, "--wait").stdout
     (node,) = manager.flmctl("list", "nodes")
     assert node["labels"] == ["gpu=no", "zone=a"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from executor_units import executors, left_behind
-from machine import AGENT, BIN, MANAGER, PREFIX
+from machine import AGENT, BIN, MANAGER, PREFIX, whole
 from testbed import wait_until
 
 pytestmark = pytest.mark.nodes
@@ -36,10 +36,7 @@ STARTS = int(os.environ.get("FLAME_UNIT_STARTS", "200"))
 @pytest.fixture(scope="module")
 def machine(make_bed):
     """One node with everything installed."""
-    (machine,) = make_bed("units")
-    machine.install("--all", "--enable")
-    machine.wait_ready("units")
-    return machine
+    return whole(make_bed, "units")
 
 
 @pytest.fixture
@@ -293,9 +290,9 @@ def test_many_starts_leave_nothing_but_the_limits_of_the_slots(stopped):
 def test_a_session_runs_in_units(machine):
     report = machine.flmping("-t", "100")
     assert (report["succeeded"], report["failed"]) == (100, 0)
-    session = machine.flame("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
+    session = machine.tool("flmctl", "create", "session", "-a", "flmping").stdout.split()[0]
     slow = json.dumps({"duration": 2000, "memory": None})
-    machine.flame("flmctl", "create", "task", "-s", session, "--text", slow)
+    machine.tool("flmctl", "create", "task", "-s", session, "--text", slow)
     wait_until(lambda: executors(machine) != [], 30, "an executor's unit")
     unit = executors(machine)[0]
     assert machine.show(unit, "User", "Slice", "DynamicUser") == {
@@ -309,7 +306,7 @@ def test_a_session_runs_in_units(machine):
         60,
         "the task ends",
     )
-    machine.flame("flmctl", "close", "-s", session)
+    machine.tool("flmctl", "close", "-s", session)
     wait_until(lambda: executors(machine) == [], 60, "no executor is left")
     assert left_behind(machine) == []
 

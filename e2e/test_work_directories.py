@@ -46,7 +46,7 @@ def machine(make_bed):
         ("strict", LISTED, "--label", "sandbox=strict"),
         ("other", OTHER),
     ):
-        machine.flame(
+        machine.tool(
             *("flmctl", "register", "application", name, "--working-directory", directory, *words),
             *("--command", f"{PREFIX}/bin/flmexec-service", "--delay-release", "0"),
         )
@@ -75,7 +75,7 @@ def listed(machine):
 
 def script(machine, application, code):
     """Runs a script in an executor of the application; the lines that it prints."""
-    return machine.flame("flmexec", "-a", application, "-c", code).stdout.splitlines()
+    return machine.tool("flmexec", "-a", application, "-c", code).stdout.splitlines()
 
 
 def own_words(machine):
@@ -156,16 +156,16 @@ def test_what_is_not_listed_is_refused_and_read_only(listed):
     for application in ("listed", "strict"):
         said = script(listed, application, f"ls {OTHER}; touch {OTHER}/x 2>&1 || true")
         assert said[0] == "by-root" and "Read-only file system" in said[1], said
-    session = listed.flame("flmctl", "create", "session", "-a", "other").stdout.split()[0]
+    session = listed.tool("flmctl", "create", "session", "-a", "other").stdout.split()[0]
     task = json.dumps({"language": "shell", "code": "true"})
-    listed.flame("flmctl", "create", "task", "-s", session, "--text", task)
+    listed.tool("flmctl", "create", "task", "-s", session, "--text", task)
 
     def events():
         return [event["message"] for event in listed.flmctl("view", "session", session)["events"]]
 
     wait_until(lambda: any("runtime.work_directories" in event for event in events()), SECONDS, "a refusal")
     assert any(f"working directory {OTHER} is below none" in event for event in events()), events()
-    listed.flame("flmctl", "close", "-s", session)
+    listed.tool("flmctl", "close", "-s", session)
 
 
 def test_others_of_the_machine_get_nothing_with_the_group(listed):

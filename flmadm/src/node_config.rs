@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use flame_core::config::node::{self, Key, NodeConfig, Origin, RuntimeKind, Said};
+use flame_core::config::node::{self, Key, NodeConfig, Origin, RuntimeKind, Said, Setting};
 use serde_json::{Value, json};
 
 use crate::failure::{Failure, Outcome};
@@ -89,13 +89,17 @@ impl AgentFile {
         all.map(|path| (path.as_path(), place.clone())).collect()
     }
 
-    /// Each setting that the file says, in words.
+    /// Each setting that the file says.
+    fn settings(&self) -> impl Iterator<Item = (&Key, &Setting)> {
+        let all = Key::ALL.iter();
+        all.filter_map(|key| Some((key, self.said.get(*key)?)))
+    }
+
+    /// The same in words.
     pub(crate) fn lines(&self) -> Vec<String> {
         let name = self.path.file_name().unwrap_or_default().display();
-        let said = Key::ALL
-            .iter()
-            .filter_map(|key| Some((key, self.said.get(*key)?)));
-        let lines: Vec<String> = said
+        let lines: Vec<String> = self
+            .settings()
             .map(|(key, setting)| {
                 let place = match &setting.origin {
                     Origin::File { line, .. } => format!("{name}, line {line}"),
@@ -112,10 +116,8 @@ impl AgentFile {
 
     /// The same for programs.
     pub(crate) fn json(&self) -> Value {
-        let said = Key::ALL
-            .iter()
-            .filter_map(|key| Some((key, self.said.get(*key)?)));
-        let settings: serde_json::Map<String, Value> = said
+        let settings: serde_json::Map<String, Value> = self
+            .settings()
             .map(|(key, setting)| (key.name().to_owned(), json!(setting.value)))
             .collect();
         json!({"file": self.path, "settings": settings})

@@ -9,20 +9,15 @@ import time
 from pathlib import Path
 
 from .cluster import ROOT
-from .command import BenchError, run
+from .command import BenchError
 from .report import Goal, Row
 
-PROGRAMS = (
-    "flame-session-manager",
-    "flame-node-agent",
-    "flame-executor",
-    "flmctl",
-    "flmadm",
-    "flmping",
-    "flmping-service",
-    "flmexec",
-    "flmexec-service",
-)
+# The test bed, and the node on it as the end-to-end tests use it.
+sys.path[:0] = [str(ROOT / "hack"), str(ROOT / "e2e")]
+
+from machine import AGENT, BIN, PROGRAMS, Machine, strip  # noqa: E402
+from testbed import TestBed  # noqa: E402
+
 SESSIONS, QUICK_SESSIONS = 60, 15
 IN_A_ROW, QUICK_IN_A_ROW = 40, 10
 # Long enough for systemd to have cleared away the executor before.
@@ -39,16 +34,9 @@ def units(bench):
     """Starts of executors in units, and the agent's memory and CPU time."""
     if os.geteuid() != 0:
         raise BenchError("units: the test bed needs root")
-    # The test bed and the node on it are those of the end-to-end tests.
-    sys.path[:0] = [str(ROOT / "hack"), str(ROOT / "e2e")]
-    from machine import BIN, Machine
-    from testbed import TestBed
-
     folder = Path(tempfile.mkdtemp(prefix="flame-bench-"))
-    folder.chmod(0o755)
     try:
-        for name in PROGRAMS:
-            run(["strip", "--strip-debug", "-o", folder / name, bench.bin_dir / name])
+        strip(PROGRAMS, bench.bin_dir, folder)
         bench.progress("units: boots a machine")
         with TestBed(["bench"], {BIN: folder}) as bed:
             machine = Machine(bed, bed.nodes[0])
@@ -89,10 +77,7 @@ def one_session(machine):
 
 def restart(machine, standby):
     """The agent begins anew with so many units that stand by."""
-    from machine import AGENT
-
-    machine.node.write(f"/etc/systemd/system/{AGENT}.d/bench.conf", STANDBY.format(standby))
-    machine.run(["systemctl", "daemon-reload"])
+    machine.drop_in(AGENT, STANDBY.format(standby))
     machine.run(["systemctl", "restart", AGENT])
     machine.wait_ready("bench")
 
@@ -108,12 +93,12 @@ def usage(bench, machine):
         Row("units", "agent, idle", "CPU", cpu_percent(machine, seconds), "% of a core", Goal("<=", 0.1))
     )
     bench.progress(f"units: a session that cannot bind, for {seconds} s")
-    machine.flame("flmctl", "register", "application", "broken", "--command", "/bin/false")
-    session = machine.flame("flmctl", "create", "session", "-a", "broken").stdout.split()[0]
-    machine.flame("flmctl", "create", "task", "-s", session, "--text", "x")
+    machine.tool("flmctl", "register", "application", "broken", "--command", "/bin/false")
+    session = machine.tool("flmctl", "create", "session", "-a", "broken").stdout.split()[0]
+    machine.tool("flmctl", "create", "task", "-s", session, "--text", "x")
     spent = cpu_percent(machine, seconds)
     rows.append(Row("units", "agent, a session cannot bind", "CPU", spent, "% of a core", Goal("<=", 1)))
-    machine.flame("flmctl", "close", "-s", session)
+    machine.tool("flmctl", "close", "-s", session)
     bench.progress(f"units: {tasks:,} tasks")
     machine.flmping("-p", "-t", str(tasks), timeout=600)
     rows.append(Row("units", f"agent, after {tasks:,} tasks", "RSS", resident(machine), "MiB", MEMORY))
@@ -140,6 +125,4 @@ def cpu_percent(machine, seconds):
 
 def pid(machine):
     """The agent's process in the machine."""
-    from machine import AGENT
-
     return machine.node.main_pid(AGENT)

@@ -208,7 +208,7 @@ impl SystemdRuntime {
         let usual = profile == self.0.settings.profile && resources.gpu == 0;
         let taken = usual.then(|| self.0.standbys.take()).flatten();
         // Also if there was none: it may have been ended by somebody.
-        self.0.stand_by_again();
+        self.0.stand_by_after(standby::PAUSE);
         let claim = match &taken {
             Some(taken) => taken.claim(),
             None => Arc::new(Claim::new(self.0.clone(), profile, resources)?),

@@ -22,7 +22,7 @@ use crate::runtime::{StartError, Stop};
 use crate::spec::Service;
 
 /// After a unit was taken, its executor has the machine for that long before the next one is made.
-const PAUSE: Duration = Duration::from_millis(50);
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// After a unit could not be started.
 const AFTER_FAILURE: Duration = Duration::from_secs(30);
 /// How long a launcher may take to accept its spec.
@@ -142,11 +142,6 @@ impl Shared {
             return;
         }
         books.filler = Some(tokio::spawn(fill(Arc::downgrade(self), pause)));
-    }
-
-    /// As [`Self::stand_by_after`], after one was taken.
-    pub(super) fn stand_by_again(self: &Arc<Self>) {
-        self.stand_by_after(PAUSE);
     }
 
     /// Ends those that stand by, and makes no new ones.
