@@ -33,10 +33,12 @@ pub(crate) enum Command {
     },
     /// Print the manual page, for man(1): flmadm man | man -l -
     Man,
-    /// Print this message, the help of a command, or the table of exit-codes
+    /// Print this message, the help of a command, the table of exit-codes, or the json-schema of a command's output
     Help {
-        /// A command, or exit-codes
+        /// A command, exit-codes, or json-schema
         topic: Option<String>,
+        /// For json-schema: the command; without one, those that have one are listed
+        of: Option<String>,
     },
 }
 
@@ -47,6 +49,20 @@ pub(crate) enum Format {
     Table,
     /// For programs
     Json,
+}
+
+/// Part of every command that has a result.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArg {
+    /// How to print the result; flmadm help json-schema COMMAND describes the JSON
+    #[arg(
+        short = 'o',
+        long = "output",
+        value_enum,
+        default_value = "table",
+        value_name = "FORMAT"
+    )]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]
@@ -100,9 +116,8 @@ pub(crate) struct InstallArgs {
     /// Print what would be done and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// How to print the result
-    #[arg(short, long, value_enum, default_value = "table")]
-    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) output: OutputArg,
 }
 
 #[derive(Debug, Args)]
@@ -130,18 +145,16 @@ pub(crate) struct UninstallArgs {
     /// Remove the users and groups of Flame, too
     #[arg(long)]
     pub(crate) remove_user: bool,
-    /// How to print the result
-    #[arg(short, long, value_enum, default_value = "table")]
-    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) output: OutputArg,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
     #[command(flatten)]
     pub(crate) at: PrefixArg,
-    /// How to print the result
-    #[arg(short, long, value_enum, default_value = "table")]
-    pub(crate) output: Format,
+    #[command(flatten)]
+    pub(crate) output: OutputArg,
 }
 
 /// Arguments of `flmadm install`, as a shell would split `line`.

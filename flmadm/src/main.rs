@@ -5,6 +5,8 @@ mod cli;
 mod cluster_config;
 mod compile;
 mod failure;
+#[cfg(test)]
+mod golden;
 mod host;
 mod install;
 mod manifest;
@@ -13,6 +15,7 @@ mod output;
 mod prefix;
 mod processes;
 mod profile;
+mod schema;
 mod status;
 mod uninstall;
 mod unit_files;
@@ -75,7 +78,7 @@ fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()
             print(out, &script)
         }
         Command::Man => manual(out),
-        Command::Help { topic } => help(topic.as_deref(), out),
+        Command::Help { topic, of } => help(topic.as_deref(), of.as_deref(), out),
     }
 }
 
@@ -98,16 +101,17 @@ fn manual(out: &mut dyn Write) -> Outcome<()> {
     print(out, &page)
 }
 
-fn help(topic: Option<&str>, out: &mut dyn Write) -> Outcome<()> {
+fn help(topic: Option<&str>, of: Option<&str>, out: &mut dyn Write) -> Outcome<()> {
     let mut command = Cli::command();
     let text = match topic {
+        Some("json-schema") => schema::text(of)?,
         None => command.render_long_help().to_string(),
         Some("exit-codes") => failure::exit_codes_text(),
         Some(name) => match command.find_subcommand_mut(name) {
             Some(subcommand) => subcommand.render_long_help().to_string(),
             None => {
                 return Err(Failure::arguments(format!("there is no help about {name:?}"))
-                    .hint("topics are the commands (flmadm help lists them) and exit-codes"));
+                    .hint("topics are the commands (flmadm help lists them), exit-codes and json-schema"));
             }
         },
     };

@@ -2,7 +2,9 @@
 
 use std::io::Write;
 
-use crate::cli::Format;
+use serde::Serialize;
+
+use crate::cli::{Format, OutputArg};
 
 /// Where a command prints to.
 pub(crate) struct Output<'a> {
@@ -11,8 +13,16 @@ pub(crate) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    pub(crate) fn new(format: Format, out: &'a mut dyn Write) -> Self {
-        Self { format, out }
+    pub(crate) fn new(output: OutputArg, out: &'a mut dyn Write) -> Self {
+        Self {
+            format: output.format,
+            out,
+        }
+    }
+
+    /// Whether people read it.
+    pub(crate) fn is_for_people(&self) -> bool {
+        self.format == Format::Table
     }
 
     /// A line for people.
@@ -27,10 +37,14 @@ impl<'a> Output<'a> {
         self.line(&format!("  {what}"));
     }
 
-    /// The result for programs.
-    pub(crate) fn json(&mut self, value: &serde_json::Value) {
+    /// The result for programs, in the shape that [`crate::schema`] describes.
+    pub(crate) fn json(&mut self, result: &impl Serialize) {
         if self.format == Format::Json {
-            self.write(&format!("{value:#}"));
+            // Results are plain structures with string keys; there is nothing in them that JSON cannot hold.
+            match serde_json::to_string_pretty(result) {
+                Ok(text) => self.write(&text),
+                Err(error) => self.write(&serde_json::json!({"error": error.to_string()}).to_string()),
+            }
         }
     }
 

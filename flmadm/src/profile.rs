@@ -1,12 +1,13 @@
 //! What each profile of an installation consists of.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::InstallArgs;
 use crate::failure::{Failure, Outcome};
 
 /// A part that a machine can play.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Profile {
     /// Runs the session manager.

@@ -1,12 +1,14 @@
 //! `flmadm status`: what is installed and whether it runs.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{Table, presets};
 use flame_systemd::manager::UnitStatus;
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
-use crate::cli::{Format, StatusArgs};
+use crate::cli::StatusArgs;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::host::Host;
 use crate::manifest::Manifest;
@@ -14,6 +16,25 @@ use crate::output::Output;
 use crate::prefix::Prefix;
 use crate::processes::Process;
 use crate::profile::Profile;
+
+/// What is installed, and its state.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Report {
+    /// Directory of the installation.
+    prefix: PathBuf,
+    /// Version of Flame.
+    version: String,
+    /// What this machine does.
+    profiles: Vec<Profile>,
+    /// Whether there are systemd units.
+    systemd: bool,
+    /// Whether everything that is installed is active.
+    active: bool,
+    /// State of each unit, in the order in which they are started.
+    units: Vec<UnitStatus>,
+    /// Daemons that run without systemd.
+    processes: Vec<Process>,
+}
 
 /// Shows the installation.
 ///
@@ -38,17 +59,23 @@ pub(crate) fn run(host: &dyn Host, args: &StatusArgs, output: &mut Output<'_>) -
         Vec::new()
     };
     let inactive = inactive(&manifest, &units, &processes);
-    match args.output {
-        Format::Json => output.json(&json!({
-            "prefix": manifest.prefix, "version": manifest.version, "profiles": manifest.profiles,
-            "systemd": manifest.systemd, "active": inactive.is_empty(), "units": units, "processes": processes,
-        })),
-        Format::Table => table(&manifest, &units, &processes, output),
+    let report = Report {
+        active: inactive.is_empty(),
+        prefix: manifest.prefix,
+        version: manifest.version,
+        profiles: manifest.profiles,
+        systemd: manifest.systemd,
+        units,
+        processes,
+    };
+    output.json(&report);
+    if output.is_for_people() {
+        table(&report, output);
     }
     if inactive.is_empty() {
         return Ok(());
     }
-    let hint = if manifest.systemd {
+    let hint = if report.systemd {
         "systemctl start flame.target starts what is enabled"
     } else {
         "each is started with --config PREFIX/conf/flame-cluster.yaml and FLAME_HOME=PREFIX"
@@ -96,25 +123,26 @@ fn inactive(manifest: &Manifest, units: &[UnitStatus], processes: &[Process]) ->
         .collect()
 }
 
-fn table(manifest: &Manifest, units: &[UnitStatus], processes: &[Process], output: &mut Output<'_>) {
-    let profiles: Vec<&str> = manifest.profiles.iter().map(|profile| profile.name()).collect();
+fn table(report: &Report, output: &mut Output<'_>) {
+    let profiles: Vec<&str> = report.profiles.iter().map(|profile| profile.name()).collect();
     output.line(&format!(
         "Flame {} in {}: {}",
-        manifest.version,
-        manifest.prefix.display(),
+        report.version,
+        report.prefix.display(),
         profiles.join(", ")
     ));
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
-    if manifest.units.is_empty() {
+    if report.units.is_empty() {
         table.set_header(["PROGRAM", "STATE", "PID"]);
-        for name in manifest
+        for name in report
             .profiles
             .iter()
             .filter_map(|profile| profile.service())
             .map(program)
         {
-            let found: Vec<&Process> = processes
+            let found: Vec<&Process> = report
+                .processes
                 .iter()
                 .filter(|process| process.program == name)
                 .collect();
@@ -128,7 +156,7 @@ fn table(manifest: &Manifest, units: &[UnitStatus], processes: &[Process], outpu
     } else {
         table.set_header(["UNIT", "STATE", "SINCE", "PID", "MEMORY", "RESTARTS", "STATUS"]);
         let now = SystemTime::now();
-        for unit in units {
+        for unit in &report.units {
             table.add_row(row(unit, now));
         }
     }

@@ -164,20 +164,8 @@ mod tests {
 
     #[test]
     fn the_rendered_units_are_the_golden_ones() {
-        let bless = std::env::var_os("FLAME_BLESS").is_some();
         for unit in render(&prefix("/opt/flame"), &crate::profile::ALL) {
-            let golden = Path::new(env!("CARGO_MANIFEST_DIR"))
-                .join("golden")
-                .join(unit.name);
-            if bless {
-                std::fs::write(&golden, &unit.text).expect("written");
-            }
-            let expected = std::fs::read_to_string(&golden).expect("a golden file");
-            assert_eq!(
-                unit.text, expected,
-                "{} (FLAME_BLESS=1 writes the golden files anew)",
-                unit.name
-            );
+            crate::golden::check(unit.name, &unit.text);
         }
     }
 

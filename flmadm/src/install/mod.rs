@@ -7,7 +7,7 @@ mod step;
 
 use serde_json::json;
 
-use crate::cli::{Format, InstallArgs};
+use crate::cli::InstallArgs;
 use crate::compile;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
@@ -45,7 +45,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
     } else {
         Vec::new()
     };
-    if args.output == Format::Json {
+    if !output.is_for_people() {
         output.json(&json!({
             "prefix": plan.manifest.prefix,
             "version": plan.manifest.version,
@@ -108,7 +108,7 @@ fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output
         // A step may rest on an earlier one, so what cannot be looked at yet is needed.
         let needed = step.check(host).map_or(true, |status| status == Status::Needed);
         steps.push(json!({"id": step.id(), "text": step.describe(), "needed": needed}));
-        if args.output == Format::Table {
+        if output.is_for_people() {
             output.line(&format!(
                 "  {}  {}",
                 if needed { "would make" } else { "is there  " },
@@ -122,7 +122,7 @@ fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output
     } else {
         Vec::new()
     };
-    if args.output == Format::Json {
+    if !output.is_for_people() {
         output.json(&json!({
             "dry_run": true,
             "prefix": plan.manifest.prefix,

@@ -132,7 +132,7 @@ pub(super) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
     let profiles = plan::profiles(old.as_ref(), &profile::selected(&args)?);
     let plan = plan::unchecked(host, &args, &prefix, old.as_ref(), &profiles, &host.path("built"))?;
     let mut out = Vec::new();
-    let mut output = Output::new(Format::Table, &mut out);
+    let mut output = Output::new(args.output, &mut out);
     let changed = apply(host, &plan.steps, &mut output)?;
     if args.enable {
         start::run(host, &plan.manifest, &changed, &mut output).map(drop)

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 /// State of a unit. What a unit of its kind does not have, or does not have now, is `None`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct UnitStatus {
     /// Full name, as `flame.target`.
     pub name: String,

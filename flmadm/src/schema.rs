@@ -1,0 +1,41 @@
+//! JSON schemas of what commands print with `--output json`: made from the types that are printed.
+
+use schemars::Schema;
+
+use crate::failure::{Failure, Outcome};
+
+/// Makes a schema.
+type Make = fn() -> Schema;
+
+/// Every command that has a result, with the schema of it.
+const ALL: [(&str, Make); 1] = [("status", || schemars::schema_for!(crate::status::Report))];
+
+/// The schema of what the command `of` prints; without a command, the commands that have one.
+///
+/// # Errors
+/// There is no such command.
+pub(crate) fn text(of: Option<&str>) -> Outcome<String> {
+    let names = || ALL.map(|(name, _)| name).join("\n");
+    let Some(of) = of else {
+        return Ok(format!("{}\n", names()));
+    };
+    let Some((_, make)) = ALL.iter().find(|(name, _)| *name == of) else {
+        return Err(Failure::arguments(format!("there is no JSON schema of {of:?}"))
+            .hint(format!("there are those of {}", names().replace('\n', ", "))));
+    };
+    serde_json::to_string_pretty(&make())
+        .map(|text| text + "\n")
+        .map_err(|error| Failure::arguments("cannot write the schema down").because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schemas_are_the_documented_ones() {
+        for (name, _) in ALL {
+            crate::golden::check(&format!("schema/{name}.json"), &text(Some(name)).expect(name));
+        }
+    }
+}
