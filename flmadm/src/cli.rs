@@ -1,10 +1,14 @@
 //! The command line, defined once: help, manual page and completion come from it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flame_core::InstanceName;
+use flame_core::config::DEFAULT_PREFIX;
 
-use crate::failure::exit_codes_text;
+use crate::failure::{Failure, Outcome, exit_codes_text};
+use crate::manifest::Manifest;
+use crate::prefix::Prefix;
 
 /// Installs, removes and watches Flame on this machine.
 #[derive(Debug, Parser)]
@@ -65,11 +69,53 @@ pub(crate) struct OutputArg {
     pub(crate) format: Format,
 }
 
-#[derive(Debug, Args)]
+/// Part of every command that is about an installation.
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PrefixArg {
-    /// Directory of the installation
-    #[arg(long, value_name = "DIR", default_value = flame_core::config::DEFAULT_PREFIX)]
-    pub(crate) prefix: PathBuf,
+    /// Directory of the installation [default: /usr/local/flame, or /usr/local/flame-NAME]
+    #[arg(long, value_name = "DIR")]
+    prefix: Option<PathBuf>,
+    /// Name of the installation, if there are several with units on this machine
+    #[arg(long, value_name = "NAME")]
+    pub(crate) instance: Option<InstanceName>,
+}
+
+impl PrefixArg {
+    /// The directory of the installation, checked.
+    ///
+    /// # Errors
+    /// It cannot be one.
+    pub(crate) fn prefix(&self) -> Outcome<Prefix> {
+        match (&self.prefix, &self.instance) {
+            (Some(path), _) => Prefix::new(path),
+            (None, None) => Prefix::new(Path::new(DEFAULT_PREFIX)),
+            (None, Some(name)) => Prefix::new(Path::new(&format!("{DEFAULT_PREFIX}-{name}"))),
+        }
+    }
+
+    /// The directory and what is installed there: nothing, or what `--instance` says.
+    ///
+    /// # Errors
+    /// As [`Self::prefix`]; the manifest cannot be read; something else is installed there.
+    pub(crate) fn find(&self) -> Outcome<(Prefix, Option<Manifest>)> {
+        let prefix = self.prefix()?;
+        let found = Manifest::load(&prefix)?;
+        let wrong = found
+            .as_ref()
+            .filter(|found| self.instance.is_some() && found.instance != self.instance);
+        match (wrong, &self.instance) {
+            (Some(found), Some(asked)) => Err(Failure::arguments(format!(
+                "{} is not the instance {asked}, but {}",
+                prefix.path().display(),
+                match &found.instance {
+                    Some(name) => format!("the instance {name}"),
+                    None => "an installation without a name".to_owned(),
+                }
+            ))
+            .hint("leave --prefix or --instance out")),
+            _ => Ok((prefix, found)),
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -180,6 +226,45 @@ pub(crate) fn parse_uninstall(line: &str) -> Result<UninstallArgs, clap::Error> 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn an_instance_has_a_directory_of_its_own() {
+        for (line, prefix) in [
+            ("", Some("/usr/local/flame")),
+            ("--instance prod", Some("/usr/local/flame-prod")),
+            ("--instance prod --prefix /opt/x", Some("/opt/x")),
+            ("--prefix /usr", None),
+        ] {
+            let args = parse_install(&format!("--all {line}")).expect(line);
+            let found = args.at.prefix().ok().map(|prefix| prefix.text());
+            assert_eq!(found.as_deref(), prefix, "{line}");
+        }
+        for name in ["executor", "Prod", "a-b", ""] {
+            parse_install(&format!("--all --instance={name}")).expect_err(name);
+        }
+    }
+
+    #[test]
+    fn an_installation_is_not_taken_for_another() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let at = |instance: Option<&str>| PrefixArg {
+            prefix: Some(directory.path().to_owned()),
+            instance: instance.map(|name| name.parse().expect("a name")),
+        };
+        assert!(at(Some("prod")).find().expect("nothing there").1.is_none());
+        let manifest = Manifest {
+            prefix: directory.path().to_owned(),
+            instance: Some("prod".parse().expect("a name")),
+            ..Manifest::default()
+        };
+        let text = manifest.text().expect("text");
+        std::fs::write(directory.path().join("manifest.toml"), text).expect("written");
+        assert!(at(None).find().expect("found").1.is_some());
+        assert!(at(Some("prod")).find().expect("found").1.is_some());
+        at(Some("test")).find().expect_err("another one");
+    }
 
     #[test]
     fn the_definition_is_consistent() {

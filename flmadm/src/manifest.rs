@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use flame_core::{HostNames, InstanceName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -19,6 +20,9 @@ pub(crate) struct Manifest {
     pub(crate) version: String,
     /// The installation's own directory.
     pub(crate) prefix: PathBuf,
+    /// Its name, if it is one of several on the host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) instance: Option<InstanceName>,
     /// Whether it has systemd units.
     pub(crate) systemd: bool,
     /// Its parts; empty after an uninstall that preserved something.
@@ -122,6 +126,11 @@ impl Manifest {
         ))
     }
 
+    /// What its units, users and directories outside of the prefix are called.
+    pub(crate) fn names(&self) -> HostNames {
+        HostNames::new(self.instance.clone())
+    }
+
     /// Whether there are programs, and not only what an uninstall preserved.
     pub(crate) fn is_installed(&self) -> bool {
         !self.profiles.is_empty()
@@ -197,6 +206,7 @@ mod tests {
         let prefix = Prefix::new(&directory.path().join("flame")).expect("a prefix");
         assert_eq!(Manifest::load(&prefix).expect("looked"), None);
         let manifest = Manifest {
+            instance: None,
             version: "1.2.3".to_owned(),
             prefix: prefix.path().to_owned(),
             systemd: true,

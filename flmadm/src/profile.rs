@@ -80,6 +80,16 @@ impl Profile {
     }
 }
 
+/// The units that run a daemon, with its program; that of further agents is a template.
+pub(crate) fn daemons() -> impl Iterator<Item = (&'static str, &'static str)> {
+    [
+        (SESSION_MANAGER, "flame-session-manager"),
+        (NODE_AGENT, "flame-node-agent"),
+        (MORE_AGENTS, "flame-node-agent"),
+    ]
+    .into_iter()
+}
+
 /// The profiles that the command line asks for.
 ///
 /// # Errors

@@ -41,8 +41,8 @@ pub(crate) struct Report {
 /// # Errors
 /// Nothing is installed (installation), or something that is installed is not active (start).
 pub(crate) fn run(host: &dyn Host, args: &StatusArgs, output: &mut Output<'_>) -> Outcome<()> {
-    let prefix = Prefix::new(&args.at.prefix)?;
-    let Some(manifest) = Manifest::load(&prefix)?.filter(Manifest::is_installed) else {
+    let (prefix, found) = args.at.find()?;
+    let Some(manifest) = found.filter(Manifest::is_installed) else {
         return Err(
             Failure::installation(format!("nothing is installed in {}", prefix.path().display()))
                 .hint("flmadm install installs it; --prefix names another directory"),

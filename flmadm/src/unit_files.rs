@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use flame_core::HostNames;
+
 use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 use crate::profile::{MORE_AGENTS, NODE_AGENT, Profile, SESSION_MANAGER};
@@ -9,6 +11,13 @@ use crate::profile::{MORE_AGENTS, NODE_AGENT, Profile, SESSION_MANAGER};
 /// The unit that stands for the whole installation.
 pub(crate) const TARGET: &str = "flame.target";
 const SLICE: &str = "flame.slice";
+
+/// The templates of executors.
+pub(crate) const EXECUTORS: [&str; 3] = [
+    "flame-executor@.service",
+    "flame-executor-strict@.service",
+    "flame-executor-open@.service",
+];
 
 /// Every template with the unit's name. The files are the one source of the units.
 const TEMPLATES: [(&str, &str); 9] = [
@@ -38,7 +47,6 @@ const TEMPLATES: [(&str, &str); 9] = [
     (MORE_AGENTS, include_str!("../../units/flame-node-agent@.service")),
 ];
 /// Lets the agent start and stop executors.
-pub(crate) const RULE: &str = "50-flame.rules";
 const RULE_TEXT: &str = include_str!("../../units/polkit-1/rules.d/50-flame.rules");
 /// Drop-in for an agent whose applications are its children.
 pub(crate) const PROCESS_RUNTIME: &str = "process-runtime.conf";
@@ -52,13 +60,13 @@ pub(crate) const HOMES: [&str; 3] = ["/home", "/root", "/run/user"];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct UnitFile {
     /// Name of the unit.
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Contents of the file.
     pub(crate) text: String,
 }
 
-/// The units of `profiles`, in the order in which they are started.
-pub(crate) fn render(prefix: &Prefix, profiles: &[Profile]) -> Vec<UnitFile> {
+/// The units of `profiles` in an installation with these `names`, in the order in which they are started.
+pub(crate) fn render(prefix: &Prefix, names: &HostNames, profiles: &[Profile]) -> Vec<UnitFile> {
     let units: Vec<&str> = profiles
         .iter()
         .flat_map(|profile| profile.units())
@@ -71,8 +79,8 @@ pub(crate) fn render(prefix: &Prefix, profiles: &[Profile]) -> Vec<UnitFile> {
         .iter()
         .filter(|(name, _)| [SLICE, TARGET].contains(name) || units.contains(name))
         .map(|(name, template)| UnitFile {
-            name,
-            text: fill(template, prefix),
+            name: names.own(name),
+            text: fill(template, prefix, names),
         })
         .collect()
 }
@@ -82,24 +90,37 @@ pub(crate) fn is_template(unit: &str) -> bool {
     unit.contains("@.")
 }
 
+/// Name of the file with the rule for polkit.
+pub(crate) fn rule_name(names: &HostNames) -> String {
+    format!("50-{}.rules", names.stem())
+}
+
 /// The rule for polkit.
-pub(crate) fn rule(prefix: &Prefix) -> String {
-    fill(RULE_TEXT, prefix)
+pub(crate) fn rule(prefix: &Prefix, names: &HostNames) -> String {
+    fill(RULE_TEXT, prefix, names)
 }
 
 /// The drop-in [`PROCESS_RUNTIME`].
-pub(crate) fn process_runtime(prefix: &Prefix) -> String {
-    fill(PROCESS_RUNTIME_TEXT, prefix)
+pub(crate) fn process_runtime(prefix: &Prefix, names: &HostNames) -> String {
+    fill(PROCESS_RUNTIME_TEXT, prefix, names)
 }
 
 /// The description of the users, for systemd-sysusers.
-pub(crate) fn sysusers(prefix: &Prefix) -> String {
-    fill(SYSUSERS, prefix)
+pub(crate) fn sysusers(prefix: &Prefix, names: &HostNames) -> String {
+    fill(SYSUSERS, prefix, names)
 }
 
-fn fill(template: &str, prefix: &Prefix) -> String {
+fn fill(template: &str, prefix: &Prefix, names: &HostNames) -> String {
+    let which = names
+        .instance()
+        .map(|name| format!(" ({name})"))
+        .unwrap_or_default();
     let homes = if hides_homes(prefix) { "yes" } else { "read-only" };
     template
+        .replace("@NAME@", &names.stem())
+        .replace("@SLICE@", &names.undivided())
+        .replace("@SLOT_USER@", &names.undivided())
+        .replace("@WHICH@", &which)
         .replace("@PREFIX@", &prefix.text())
         .replace("@VERSION@", env!("CARGO_PKG_VERSION"))
         .replace("@PROTECT_HOME@", homes)
@@ -162,22 +183,75 @@ mod tests {
         Prefix::new(Path::new(path)).expect(path)
     }
 
+    fn names(stem: &str) -> HostNames {
+        stem.parse().expect(stem)
+    }
+
     #[test]
     fn the_rendered_units_are_the_golden_ones() {
-        for unit in render(&prefix("/opt/flame"), &crate::profile::ALL) {
-            crate::golden::check(unit.name, &unit.text);
+        let (opt, names) = (prefix("/opt/flame"), names("flame"));
+        for unit in render(&opt, &names, &crate::profile::ALL) {
+            crate::golden::check(&unit.name, &unit.text);
+        }
+    }
+
+    #[test]
+    fn those_of_an_instance_are_golden_too() {
+        let (opt, names) = (prefix("/opt/flame-prod"), names("flame-prod"));
+        for unit in render(&opt, &names, &crate::profile::ALL) {
+            crate::golden::check(&format!("instance/{}", unit.name), &unit.text);
+        }
+        for (name, text) in [
+            (rule_name(&names), rule(&opt, &names)),
+            (PROCESS_RUNTIME.to_owned(), process_runtime(&opt, &names)),
+            ("sysusers".to_owned(), sysusers(&opt, &names)),
+        ] {
+            crate::golden::check(&format!("instance/{name}"), &text);
+        }
+    }
+
+    #[test]
+    fn an_instance_shares_no_name_with_the_installation_without_one() {
+        let opt = prefix("/opt/other");
+        let texts = |stem: &str| -> Vec<UnitFile> {
+            let names = names(stem);
+            let mut units = render(&opt, &names, &crate::profile::ALL);
+            units.push(UnitFile {
+                name: rule_name(&names),
+                text: rule(&opt, &names),
+            });
+            units
+        };
+        let (plain, prod) = (texts("flame"), texts("flame-prod"));
+        // Programs are found by their paths, the rest is words.
+        let own = |line: &str| line.contains("/bin/") || line.starts_with("SyslogIdentifier=");
+        for unit in &prod {
+            assert!(
+                !plain.iter().any(|other| other.name == unit.name),
+                "{}",
+                unit.name
+            );
+            for line in unit.text.lines().filter(|line| !own(line)) {
+                let shared = line.split("flame").skip(1).any(|rest| {
+                    !rest.starts_with("-prod")
+                        && !rest.starts_with("_prod")
+                        && !rest.starts_with("-cluster.yaml")
+                });
+                assert!(!shared, "{}: {line}", unit.name);
+            }
         }
     }
 
     #[test]
     fn nothing_is_left_to_fill_in() {
         for place in ["/opt/flame", "/home/me/flame"] {
-            let prefix = prefix(place);
-            let mut texts: Vec<String> = render(&prefix, &crate::profile::ALL)
+            let (prefix, names) = (prefix(place), names("flame-prod"));
+            let mut texts: Vec<String> = render(&prefix, &names, &crate::profile::ALL)
                 .into_iter()
                 .map(|unit| unit.text)
                 .collect();
-            texts.push(sysusers(&prefix));
+            texts.push(sysusers(&prefix, &names));
+            texts.push(rule(&prefix, &names));
             for text in texts {
                 let open = text
                     .split('@')
@@ -190,9 +264,9 @@ mod tests {
 
     #[test]
     fn each_profile_has_its_units() {
-        let names = |profiles: &[Profile]| -> Vec<&str> {
-            render(&prefix("/opt/flame"), profiles)
-                .iter()
+        let names = |profiles: &[Profile]| -> Vec<String> {
+            render(&prefix("/opt/flame"), &names("flame"), profiles)
+                .into_iter()
                 .map(|unit| unit.name)
                 .collect()
         };
@@ -218,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_worker_needs_no_session_manager_beside_it() {
-        let units = render(&prefix("/opt/flame"), &[Profile::Worker]);
+        let units = render(&prefix("/opt/flame"), &names("flame"), &[Profile::Worker]);
         for line in units.iter().flat_map(|unit| unit.text.lines()) {
             let hard = ["Requires=", "BindsTo=", "Requisite="]
                 .iter()
@@ -229,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_unit_knows_its_installation() {
-        for unit in render(&prefix("/opt/flame"), &crate::profile::ALL) {
+        for unit in render(&prefix("/opt/flame"), &names("flame"), &crate::profile::ALL) {
             assert_eq!(marked_prefix(&unit.text), Some("/opt/flame"));
         }
         assert_eq!(marked_prefix("[Unit]\nPrefix=/x\n"), None);

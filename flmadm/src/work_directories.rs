@@ -4,6 +4,7 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use flame_core::HostNames;
 use flame_core::fsutil::resolve;
 
 use crate::failure::{Failure, Outcome};
@@ -126,8 +127,13 @@ fn right(path: &Path) -> String {
 ///
 /// # Errors
 /// The group cannot be looked up.
-pub(crate) fn left_to_do(host: &dyn Host, directories: &[PathBuf]) -> Outcome<Vec<String>> {
-    let group = host.group(GROUP)?;
+pub(crate) fn left_to_do(
+    host: &dyn Host,
+    names: &HostNames,
+    directories: &[PathBuf],
+) -> Outcome<Vec<String>> {
+    let name = names.own(GROUP);
+    let group = host.group(&name)?;
     let mut notes = Vec::new();
     for path in directories {
         let shown = path.display();
@@ -140,7 +146,7 @@ pub(crate) fn left_to_do(host: &dyn Host, directories: &[PathBuf]) -> Outcome<Ve
                 let by_group = Some(found.gid()) == group && mode & GROUP_MAY == GROUP_MAY;
                 if !by_group && mode & ALL_MAY != ALL_MAY {
                     notes.push(format!(
-                        "executors may not write to {shown} unless an access list says so: chgrp {GROUP} {shown} && \
+                        "executors may not write to {shown} unless an access list says so: chgrp {name} {shown} && \
                          chmod 2770 {shown}"
                     ));
                 }
@@ -261,7 +267,7 @@ mod tests {
             std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).expect("set");
         }
         let all = [open, closed.clone(), host.path("missing")];
-        let notes = left_to_do(&host, &all).expect("looked");
+        let notes = left_to_do(&host, &HostNames::default(), &all).expect("looked");
         assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(
             notes[0].contains(&format!("chgrp flame-work {}", closed.display())),
@@ -271,6 +277,11 @@ mod tests {
         // The group of the directory that a test makes is that of the test.
         let gid = closed.metadata().expect("there").gid();
         host.groups.borrow_mut().insert(GROUP.to_owned(), gid);
-        assert_eq!(left_to_do(&host, &all).expect("looked").len(), 1);
+        assert_eq!(
+            left_to_do(&host, &HostNames::default(), &all)
+                .expect("looked")
+                .len(),
+            1
+        );
     }
 }

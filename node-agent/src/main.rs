@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use flame_core::NodeName;
 use flame_core::config::ClusterConfig;
 use flame_core::config::node::{Problems, RuntimeKind};
 use flame_core::lifecycle::LifecycleEvent;
+use flame_core::{HostNames, NodeName};
 use flame_node_agent::agent::{Agent, Identity, Outcome};
 use flame_node_agent::directories::{Directories, Wanted};
 use flame_node_agent::environment::{Surroundings, of_this_process};
@@ -23,6 +23,8 @@ use flame_node_agent::socket::SocketWatch;
 use flame_systemd::notify::Notifier;
 use serde_json::json;
 
+/// Variable with what the names of this installation's units begin with.
+const UNIT_NAME: &str = "FLAME_UNIT_NAME";
 /// Something failed that is nobody's configuration.
 const EXIT_FAILURE: u8 = 1;
 /// A directory or the launcher cannot be used (EX_CANTCREAT).
@@ -148,7 +150,8 @@ async fn run(arguments: &Arguments) -> Result<Outcome, Failure> {
         RuntimeKind::Process => {
             let runtime = ProcessRuntime::new(directories.clone()).map_err(|error| unusable(&error))?;
             let own = std::env::var_os("RUNTIME_DIRECTORY");
-            let left = systemd::Settings::new(settings.agent.clone(), Profile::default());
+            let names = host_names()?;
+            let left = systemd::Settings::new(names, settings.agent.clone(), Profile::default());
             // The agent can serve beside them.
             if let Err(error) = systemd::end_leftovers(left, own.as_deref().map(Path::new)).await {
                 tracing::error!("executors that ran in units may be left: {}", chain(&error));
@@ -278,6 +281,16 @@ fn check(arguments: &Arguments) -> ExitCode {
     }
 }
 
+/// What units, users and directories of this installation are called; its unit says so.
+fn host_names() -> Result<HostNames, Failure> {
+    match std::env::var(UNIT_NAME) {
+        Err(_) => Ok(HostNames::default()),
+        Ok(stem) => stem
+            .parse()
+            .map_err(|error| Failure(EXIT_CONFIG, format!("{UNIT_NAME}: {error}"))),
+    }
+}
+
 /// Executors in units, and those of an earlier run that go on.
 async fn units(settings: &Settings) -> Result<(SystemdRuntime, Vec<Survivor>), Failure> {
     let unusable = |error: &dyn std::error::Error| Failure(EXIT_DIRECTORIES, chain(error));
@@ -290,7 +303,7 @@ async fn units(settings: &Settings) -> Result<(SystemdRuntime, Vec<Survivor>), F
     let wanted = systemd::Settings {
         work_directories: settings.config.work_directories.clone(),
         standby: settings.config.standby.into(),
-        ..systemd::Settings::new(settings.agent.clone(), profile)
+        ..systemd::Settings::new(host_names()?, settings.agent.clone(), profile)
     };
     let runtime = SystemdRuntime::connect(wanted).await;
     let runtime = runtime.map_err(|error| unusable(&error))?;

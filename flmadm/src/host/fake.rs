@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flame_core::HostNames;
 use flame_systemd::manager::UnitStatus;
 
 use super::{Account, Found, Host, Ids, Units};
@@ -26,7 +27,6 @@ pub(crate) struct FakeHost {
     unit_directory: PathBuf,
     package_unit_directories: [PathBuf; 1],
     etc: PathBuf,
-    run: [PathBuf; 2],
     rules: PathBuf,
     control: PathBuf,
     /// Groups without a user, with their numbers.
@@ -49,7 +49,6 @@ impl FakeHost {
             unit_directory: place("etc/systemd/system"),
             package_unit_directories: [place("usr/lib/systemd/system")],
             etc: place("etc"),
-            run: ["run/flame", "run/flame-executor"].map(|below| directory.path().join(below)),
             rules: directory.path().join("etc/polkit-1/rules.d"),
             control: directory.path().join("run/systemd/system.control"),
             instances: RefCell::default(),
@@ -155,8 +154,9 @@ impl Host for FakeHost {
     fn rules_directory(&self) -> &Path {
         &self.rules
     }
-    fn runtime_directories(&self) -> &[PathBuf] {
-        &self.run
+    fn runtime_directories(&self, names: &HostNames) -> [PathBuf; 2] {
+        let run = self.path("run");
+        ["flame", "flame-executor"].map(|name| run.join(names.own(name)))
     }
     fn control_directory(&self) -> &Path {
         &self.control
@@ -177,12 +177,12 @@ impl Host for FakeHost {
             assert!(sysusers.contains(&format!("{} ", account.name())));
             match account {
                 Account::User(name) => self.account(name, Some(&format!("{name}:x:999:999::/:/bin/false\n"))),
-                Account::Group(name) => drop(self.groups.borrow_mut().insert((*name).to_owned(), 998)),
+                Account::Group(name) => drop(self.groups.borrow_mut().insert(name.clone(), 998)),
             }
         }
         Ok(())
     }
-    fn remove_account(&self, account: Account) -> Outcome<()> {
+    fn remove_account(&self, account: &Account) -> Outcome<()> {
         match account {
             Account::User(name) => self.account(name, None),
             Account::Group(name) => drop(self.groups.borrow_mut().remove(name)),

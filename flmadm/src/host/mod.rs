@@ -8,6 +8,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use flame_core::HostNames;
 use flame_systemd::manager::UnitStatus;
 
 use crate::failure::Outcome;
@@ -26,23 +27,23 @@ pub(crate) struct Ids {
 const FIRST_PERSON: u32 = 1000;
 
 /// An account of the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Account {
     /// A user with a group of the same name.
-    User(&'static str),
+    User(String),
     /// A group without a user.
-    Group(&'static str),
+    Group(String),
 }
 
 impl Account {
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(&self) -> &str {
         match self {
             Self::User(name) | Self::Group(name) => name,
         }
     }
 
     /// Its number, if it is there: both kinds have the same ranges.
-    pub(crate) fn look_up(self, host: &dyn Host) -> Outcome<Option<u32>> {
+    pub(crate) fn look_up(&self, host: &dyn Host) -> Outcome<Option<u32>> {
         match self {
             Self::User(name) => Ok(host.user(name)?.map(|ids| ids.uid)),
             Self::Group(name) => host.group(name),
@@ -76,8 +77,8 @@ pub(crate) trait Host {
     fn account_directory(&self) -> &Path;
     /// Where polkit's rules lie.
     fn rules_directory(&self) -> &Path;
-    /// Where the node agent and executors have what lasts until the next boot.
-    fn runtime_directories(&self) -> &[PathBuf];
+    /// Where the node agent and executors of an installation have what lasts until the next boot.
+    fn runtime_directories(&self, names: &HostNames) -> [PathBuf; 2];
     /// Where systemd keeps properties that were set until the next boot.
     fn control_directory(&self) -> &Path;
     /// Looks a user up.
@@ -87,7 +88,7 @@ pub(crate) trait Host {
     /// Makes the accounts that `sysusers`, a text as in sysusers.d(5), describes.
     fn create_accounts(&self, accounts: &[Account], sysusers: &str) -> Outcome<()>;
     /// Removes an account; with a user its group.
-    fn remove_account(&self, account: Account) -> Outcome<()>;
+    fn remove_account(&self, account: &Account) -> Outcome<()>;
     /// Changes the owner of a file or directory.
     fn set_owner(&self, path: &Path, ids: Ids) -> Outcome<()>;
     /// Processes that run programs in `directory`.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use flame_core::HostNames;
 use flame_systemd::Systemd;
 use flame_systemd::manager::{SystemdError, UnitStatus};
 
@@ -23,7 +24,6 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 pub(crate) struct RealHost {
     unit_directory: PathBuf,
     package_unit_directories: [PathBuf; 3],
-    runtime_directories: [PathBuf; 2],
     systemd: OnceCell<SystemBus>,
 }
 
@@ -36,7 +36,6 @@ impl RealHost {
                 "/lib/systemd/system".into(),
                 "/usr/local/lib/systemd/system".into(),
             ],
-            runtime_directories: ["/run/flame".into(), "/run/flame-executor".into()],
             systemd: OnceCell::new(),
         }
     }
@@ -63,8 +62,8 @@ impl Host for RealHost {
         Path::new("/etc/polkit-1/rules.d")
     }
 
-    fn runtime_directories(&self) -> &[PathBuf] {
-        &self.runtime_directories
+    fn runtime_directories(&self, names: &HostNames) -> [PathBuf; 2] {
+        [names.runtime_directory(), names.executor_directory()]
     }
 
     fn control_directory(&self) -> &Path {
@@ -110,7 +109,7 @@ impl Host for RealHost {
         }
     }
 
-    fn remove_account(&self, account: Account) -> Outcome<()> {
+    fn remove_account(&self, account: &Account) -> Outcome<()> {
         let failure = |tried| match tried {
             Tried::Missing => Failure::installation(format!(
                 "cannot remove the {account}: userdel and groupdel are not there"
@@ -307,7 +306,7 @@ mod tests {
     #[test]
     fn useradd_makes_the_same_user_as_sysusers() {
         let prefix = crate::prefix::Prefix::new(Path::new("/opt/flame")).expect("a prefix");
-        let text = crate::unit_files::sysusers(&prefix);
+        let text = crate::unit_files::sysusers(&prefix, &HostNames::default());
         for (name, home) in [("flame", "/opt/flame/work"), ("flame-exec", "/")] {
             assert_eq!(
                 useradd(name, &text).join(" "),

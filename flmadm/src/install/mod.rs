@@ -14,14 +14,13 @@ use crate::host::Host;
 use crate::manifest::Manifest;
 use crate::node_config::AgentFile;
 use crate::output::Output;
-use crate::prefix::Prefix;
 use crate::profile;
 use crate::work_directories;
 
 use plan::Plan;
 use step::{Status, Step, Undo};
 
-pub(crate) use plan::{ACCOUNTS, ALL_ACCOUNTS, drop_ins};
+pub(crate) use plan::{ACCOUNTS, all_accounts, drop_ins};
 pub(crate) use step::replaced;
 
 /// Installs, or brings an installation up to date.
@@ -30,8 +29,7 @@ pub(crate) use step::replaced;
 /// [`Failure`]; up to a failed start, what this run changed is undone.
 pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) -> Outcome<()> {
     let selected = profile::selected(args)?;
-    let prefix = Prefix::new(&args.at.prefix)?;
-    let old = Manifest::load(&prefix)?;
+    let (prefix, old) = args.at.find()?;
     let profiles = plan::profiles(old.as_ref(), &selected);
     let built = compile::directory(args, &plan::programs(&profiles))?;
     let plan = plan::make(host, args, &prefix, old.as_ref(), &profiles, &built)?;
@@ -39,7 +37,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         return dry_run(host, args, &plan, output);
     }
     let changed = apply(host, &plan.steps, output)?;
-    let notes = work_directories::left_to_do(host, &plan.work_directories)?;
+    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
     let units = if args.enable {
         start::run(host, &plan.manifest, &changed, output)?
     } else {
@@ -93,7 +91,7 @@ fn next_step(
     if !old.is_some_and(Manifest::is_installed) {
         return;
     }
-    if changed.iter().any(|step| start::is_drop_in(host, step)) {
+    if changed.iter().any(|step| start::is_drop_in(host, manifest, step)) {
         output.line("Agents that run already keep their old work directories until they are restarted.");
     }
     let updated = changed.iter().any(|step| matches!(step, Step::Program { .. }));
@@ -116,7 +114,7 @@ fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output
             ));
         }
     }
-    let notes = work_directories::left_to_do(host, &plan.work_directories)?;
+    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
     let starts = if args.enable {
         plan.manifest.loadable().map(str::to_owned).collect()
     } else {
@@ -200,6 +198,8 @@ fn undo_all(host: &dyn Host, undos: Vec<Undo>, mut failure: Failure) -> Failure 
     }
 }
 
+#[cfg(test)]
+mod instance_tests;
 #[cfg(test)]
 mod settings_tests;
 #[cfg(test)]

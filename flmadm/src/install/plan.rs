@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use flame_core::HostNames;
+
 use super::preflight;
 use super::step::Step;
 use crate::accounts;
@@ -16,14 +18,14 @@ use crate::profile::{FLMADM, Profile};
 use crate::unit_files::{self, UnitFile};
 use crate::work_directories::{self, DROP_IN};
 
-/// User and group of the services.
-pub(crate) const USER: &str = "flame";
 /// All accounts: the user of the services, that of applications without a sandbox, and the group of all executors.
-pub(crate) const ALL_ACCOUNTS: [Account; 3] = [
-    Account::User(USER),
-    Account::User("flame-exec"),
-    Account::Group(work_directories::GROUP),
-];
+pub(crate) fn all_accounts(names: &HostNames) -> [Account; 3] {
+    [
+        Account::User(names.stem()),
+        Account::User(names.own("flame-exec")),
+        Account::Group(names.own(work_directories::GROUP)),
+    ]
+}
 /// Where copies of the account tools' files lie; only root may look.
 pub(crate) const ACCOUNTS: &str = ".accounts";
 
@@ -81,12 +83,18 @@ pub(super) fn unchecked(
     profiles: &[Profile],
     built: &Path,
 ) -> Outcome<Plan> {
+    // What is there keeps its name, also if it is not said again.
+    let instance = match old {
+        Some(old) if old.is_installed() => old.instance.clone(),
+        _ => args.at.instance.clone(),
+    };
+    let names = HostNames::new(instance.clone());
     let units = if args.no_systemd {
         Vec::new()
     } else {
-        unit_files::render(prefix, profiles)
+        unit_files::render(prefix, &names, profiles)
     };
-    preflight::units(host, args, prefix, &units)?;
+    preflight::units(host, args, prefix, &names, &units)?;
     preflight::writable(prefix)?;
     let works = profiles.contains(&Profile::Worker);
     let agents = match works {
@@ -97,26 +105,28 @@ pub(super) fn unchecked(
         true => Vec::new(),
         false => work_directories::checked(prefix, &agents)?,
     };
+    let owner = (!units.is_empty()).then(|| names.stem());
     let mut planner = Planner {
         prefix,
+        names,
         steps: Vec::new(),
         manifest: Manifest {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             prefix: prefix.path().to_owned(),
+            instance,
             systemd: !args.no_systemd,
             profiles: profiles.to_vec(),
-            units: units.iter().map(|unit| unit.name.to_owned()).collect(),
+            units: units.iter().map(|unit| unit.name.clone()).collect(),
             user: old.and_then(|old| old.user.clone()),
             directories: old.map(|old| old.directories.clone()).unwrap_or_default(),
             files: Vec::new(),
         },
     };
     planner.outer_directories();
-    let owner = if units.is_empty() { None } else { Some(USER) };
     if owner.is_some() {
         planner.accounts(host, args.force)?;
     }
-    planner.inner_directories(owner);
+    planner.inner_directories(owner.as_deref());
     planner.programs(profiles, built)?;
     planner.config(cluster_config::decide(
         prefix,
@@ -145,18 +155,20 @@ pub(super) fn unchecked(
 
 struct Planner<'a> {
     prefix: &'a Prefix,
+    names: HostNames,
     steps: Vec<Step>,
     manifest: Manifest,
 }
 
 impl Planner<'_> {
-    fn directory(&mut self, path: PathBuf, mode: u32, owner: Option<&'static str>, contents: bool) {
+    fn directory(&mut self, path: PathBuf, mode: u32, owner: Option<&str>, contents: bool) {
         if !path.exists() && !self.manifest.made(&path) {
             self.manifest.directories.push(DirectoryRecord {
                 path: path.clone(),
                 contents,
             });
         }
+        let owner = owner.map(str::to_owned);
         self.steps.push(Step::Directory { path, mode, owner });
     }
 
@@ -178,7 +190,7 @@ impl Planner<'_> {
     }
 
     /// What the services write to.
-    fn inner_directories(&mut self, owner: Option<&'static str>) {
+    fn inner_directories(&mut self, owner: Option<&str>) {
         for (below, mode) in [("data", 0o700), ("work", 0o750), ("logs", 0o750)] {
             self.directory(self.prefix.join(below), mode, owner, true);
         }
@@ -186,7 +198,9 @@ impl Planner<'_> {
 
     fn accounts(&mut self, host: &dyn Host, force: bool) -> Outcome<()> {
         let mut missing = Vec::new();
-        for account in ALL_ACCOUNTS {
+        let all = all_accounts(&self.names);
+        let count = all.len();
+        for account in all {
             match account.look_up(host)? {
                 Some(number) if !is_system(number) && !force => {
                     return Err(Failure::installation(format!(
@@ -200,7 +214,7 @@ impl Planner<'_> {
         }
         let known = self.manifest.user.take();
         // What the account files were like is known only before the first of them was made.
-        let first = missing.len() == ALL_ACCOUNTS.len();
+        let first = missing.len() == count;
         let record = match first {
             true => Some(accounts::look(host.account_directory())?),
             false => None,
@@ -208,7 +222,7 @@ impl Planner<'_> {
         self.manifest.user = match (known, &record) {
             (Some(known), None) => Some(known),
             (_, record) => Some(UserRecord {
-                name: USER.to_owned(),
+                name: self.names.stem(),
                 created: record.clone(),
             }),
         };
@@ -224,7 +238,7 @@ impl Planner<'_> {
         }
         self.steps.push(Step::Accounts {
             accounts: missing,
-            sysusers: unit_files::sysusers(self.prefix),
+            sysusers: unit_files::sysusers(self.prefix, &self.names),
             record: record.unwrap_or_default(),
             store,
         });
@@ -267,7 +281,7 @@ impl Planner<'_> {
 
     fn units(&mut self, host: &dyn Host, units: &[UnitFile]) {
         for unit in units {
-            let path = host.unit_directory().join(unit.name);
+            let path = host.unit_directory().join(&unit.name);
             self.record(&path, FileKind::Unit, sha256(unit.text.as_bytes()));
             self.steps.push(Step::Text {
                 path,
@@ -294,7 +308,7 @@ impl Planner<'_> {
     /// Lets executors write to `directories`, and no longer to those that an earlier installation had.
     fn drop_ins(&mut self, host: &dyn Host, directories: &[PathBuf]) -> Outcome<()> {
         let text = work_directories::drop_in(self.prefix, directories);
-        for path in drop_ins(host) {
+        for path in drop_ins(host, &self.names) {
             let Some(directory) = path.parent().map(Path::to_path_buf) else {
                 continue;
             };
@@ -322,14 +336,14 @@ impl Planner<'_> {
         self.directory(share.clone(), 0o755, None, false);
         for (path, kind, text) in [
             (
-                rules.join(unit_files::RULE),
+                rules.join(unit_files::rule_name(&self.names)),
                 FileKind::Rule,
-                unit_files::rule(self.prefix),
+                unit_files::rule(self.prefix, &self.names),
             ),
             (
                 share.join(unit_files::PROCESS_RUNTIME),
                 FileKind::Config,
-                unit_files::process_runtime(self.prefix),
+                unit_files::process_runtime(self.prefix, &self.names),
             ),
         ] {
             self.record(&path, kind, sha256(text.as_bytes()));
@@ -383,9 +397,9 @@ impl Planner<'_> {
 }
 
 /// The drop-ins that let executors write to work directories.
-pub(crate) fn drop_ins(host: &dyn Host) -> impl Iterator<Item = PathBuf> {
-    let directories = work_directories::TEMPLATES
-        .into_iter()
-        .map(|unit| host.unit_directory().join(format!("{unit}.d")));
-    directories.map(|directory| directory.join(DROP_IN))
+pub(crate) fn drop_ins(host: &dyn Host, names: &HostNames) -> [PathBuf; 2] {
+    work_directories::TEMPLATES.map(|unit| {
+        let directory = host.unit_directory().join(format!("{}.d", names.own(unit)));
+        directory.join(DROP_IN)
+    })
 }

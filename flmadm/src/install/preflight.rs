@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use flame_core::HostNames;
+
 use super::plan::drop_ins;
 use crate::cli::InstallArgs;
 use crate::failure::{Failure, Kind, Outcome};
@@ -45,10 +47,16 @@ pub(super) fn machine(
 ///
 /// # Errors
 /// A unit or a drop-in belongs to somebody else.
-pub(super) fn units(host: &dyn Host, args: &InstallArgs, prefix: &Prefix, units: &[UnitFile]) -> Outcome<()> {
+pub(super) fn units(
+    host: &dyn Host,
+    args: &InstallArgs,
+    prefix: &Prefix,
+    names: &HostNames,
+    units: &[UnitFile],
+) -> Outcome<()> {
     for unit in units {
         for directory in host.package_unit_directories() {
-            let path = directory.join(unit.name);
+            let path = directory.join(&unit.name);
             if path.exists() {
                 return Err(
                     Failure::installation(format!("{} belongs to a package", path.display()))
@@ -57,10 +65,10 @@ pub(super) fn units(host: &dyn Host, args: &InstallArgs, prefix: &Prefix, units:
             }
         }
     }
-    let own = units.iter().map(|unit| host.unit_directory().join(unit.name));
+    let own = units.iter().map(|unit| host.unit_directory().join(&unit.name));
     let all: Vec<PathBuf> = match units.is_empty() {
         true => Vec::new(),
-        false => own.chain(drop_ins(host)).collect(),
+        false => own.chain(drop_ins(host, names)).collect(),
     };
     for path in all {
         let whose = match unit_files::owner(&path)? {
@@ -72,7 +80,7 @@ pub(super) fn units(host: &dyn Host, args: &InstallArgs, prefix: &Prefix, units:
         if !args.force {
             return Err(
                 Failure::installation(format!("{} belongs to {whose}", path.display()))
-                    .hint("uninstall that one first, use --no-systemd, or use --force to take the unit over"),
+                    .hint("use --instance NAME to have both, uninstall that one first, or use --force to take the unit over"),
             );
         }
     }

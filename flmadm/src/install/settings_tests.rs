@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use flame_core::HostNames;
+
 use crate::failure::Kind;
 use crate::host::fake::FakeHost;
 
@@ -22,7 +24,8 @@ fn listing(directories: &str) -> String {
 
 /// The drop-ins that are there.
 fn written(host: &FakeHost) -> Vec<PathBuf> {
-    drop_ins(host).filter(|path| path.exists()).collect()
+    let all = drop_ins(host, &HostNames::default());
+    all.into_iter().filter(|path| path.exists()).collect()
 }
 
 /// The rights in all drop-ins, which are the same.
@@ -70,7 +73,7 @@ fn a_change_of_work_directories_is_applied_by_the_next_installation_and_only_the
     conf(&host, "node-agent.toml", &listing("[]"));
     install_services(&host, "--all").expect("installed");
     assert_eq!(host.calls(), ["reload"]);
-    for path in drop_ins(&host) {
+    for path in drop_ins(&host, &HostNames::default()) {
         assert!(
             !path.parent().is_some_and(std::path::Path::exists),
             "{}",
@@ -127,7 +130,7 @@ fn an_administrators_own_drop_in_stays() {
 fn a_drop_in_of_somebody_else_is_not_overwritten() {
     let host = FakeHost::new();
     conf(&host, "node-agent.toml", &listing("[\"/srv/a\"]"));
-    let path = drop_ins(&host).next().expect("one");
+    let path = drop_ins(&host, &HostNames::default())[0].clone();
     std::fs::create_dir_all(path.parent().expect("a directory")).expect("made");
     std::fs::write(&path, "[Service]\n").expect("written");
     let failure = install_services(&host, "--worker").expect_err("refused");

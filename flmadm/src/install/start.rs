@@ -34,6 +34,7 @@ pub(super) fn run(
         return Ok(Vec::new());
     }
     let systemd = host.systemd()?;
+    let target = manifest.names().own(TARGET);
     let installable: Vec<&str> = manifest.installable().collect();
     systemd.enable(&installable)?;
     // Enabling made links that the running manager has not read.
@@ -58,8 +59,8 @@ pub(super) fn run(
     }
     restart_further_agents(host, manifest, changed, output)?;
     systemd
-        .start(TARGET)
-        .map_err(|failure| explain(failure, TARGET))?;
+        .start(&target)
+        .map_err(|failure| explain(failure, &target))?;
     verify(systemd, manifest, output)?;
     manifest.loadable().map(|unit| systemd.status(unit)).collect()
 }
@@ -72,14 +73,15 @@ fn restart_further_agents(
     changed: &[&Step],
     output: &mut Output<'_>,
 ) -> Outcome<()> {
-    let stale = [NODE_AGENT, MORE_AGENTS]
+    let agents = agents(manifest);
+    let stale = agents
         .iter()
         .any(|unit| changed.iter().any(|step| affects(host, manifest, step, unit)));
-    if !stale || !manifest.units.iter().any(|unit| unit == MORE_AGENTS) {
+    if !stale || !manifest.units.contains(&agents[1]) {
         return Ok(());
     }
     let systemd = host.systemd()?;
-    for agent in systemd.loaded(&MORE_AGENTS.replace("@.", "@*."))? {
+    for agent in systemd.loaded(&agents[1].replace("@.", "@*."))? {
         if systemd.status(&agent)?.active_state == "active" {
             output.progress(&format!("restart of {agent}"));
             systemd
@@ -90,21 +92,30 @@ fn restart_further_agents(
     Ok(())
 }
 
+/// The units of the node agent and of further ones.
+fn agents(manifest: &Manifest) -> [String; 2] {
+    [NODE_AGENT, MORE_AGENTS].map(|unit| manifest.names().own(unit))
+}
+
 /// Whether `step` changed where executors may write.
-pub(super) fn is_drop_in(host: &dyn Host, step: &Step) -> bool {
+pub(super) fn is_drop_in(host: &dyn Host, manifest: &Manifest, step: &Step) -> bool {
     let (Step::Text { path, .. } | Step::Remove { path, .. }) = step else {
         return false;
     };
-    drop_ins(host).any(|drop_in| drop_in == *path)
+    drop_ins(host, &manifest.names()).contains(path)
 }
 
 /// Whether `step` changed what `service` runs with.
 fn affects(host: &dyn Host, manifest: &Manifest, step: &Step, service: &str) -> bool {
-    let program = service.trim_end_matches(".service");
+    let own =
+        |(unit, program): (&str, &'static str)| (manifest.names().own(unit) == service).then_some(program);
+    let program = crate::profile::daemons().find_map(own);
     match step {
-        Step::Program { path, .. } => path.file_name().is_some_and(|name| name == program),
+        Step::Program { path, .. } => path
+            .file_name()
+            .is_some_and(|name| program.is_some_and(|program| name == program)),
         // The agents have to learn of it, too.
-        step if is_drop_in(host, step) => [NODE_AGENT, MORE_AGENTS].contains(&service),
+        step if is_drop_in(host, manifest, step) => agents(manifest).iter().any(|agent| agent == service),
         Step::Text { path, .. } => {
             *path == manifest.prefix.join("conf/flame-cluster.yaml")
                 || *path == host.unit_directory().join(service)
@@ -115,8 +126,10 @@ fn affects(host: &dyn Host, manifest: &Manifest, step: &Step, service: &str) -> 
 
 /// Whether `step` changed a unit file.
 pub(super) fn is_unit(host: &dyn Host, step: &Step) -> bool {
-    let file = matches!(step, Step::Text { path, .. } if path.parent() == Some(host.unit_directory()));
-    file || is_drop_in(host, step)
+    let (Step::Text { path, .. } | Step::Remove { path, .. }) = step else {
+        return false;
+    };
+    path.starts_with(host.unit_directory())
 }
 
 fn verify(systemd: &dyn Units, manifest: &Manifest, output: &mut Output<'_>) -> Outcome<()> {
@@ -135,16 +148,16 @@ fn verify(systemd: &dyn Units, manifest: &Manifest, output: &mut Output<'_>) -> 
             ));
         }
     }
-    let target = systemd.status(TARGET)?;
+    let target = systemd.status(&manifest.names().own(TARGET))?;
     if !target.is_active() {
         return Err(Failure::new(
             Kind::Start,
-            format!("{TARGET} is {} after its start", target.active_state),
+            format!("{} is {} after its start", target.name, target.active_state),
         ));
     }
     if manifest.profiles.contains(&Profile::ControlPlane) && manifest.profiles.contains(&Profile::Worker) {
         output.progress("registration of this node");
-        registered(systemd)?;
+        registered(systemd, &manifest.names().own(NODE_AGENT))?;
     }
     Ok(())
 }
@@ -158,10 +171,10 @@ fn stays_up(status: &UnitStatus, pid: Option<u32>) -> Found {
     (status.main_pid != pid).then(|| Err("then ended, and systemd had to start it again".to_owned()))
 }
 
-fn registered(systemd: &dyn Units) -> Outcome<()> {
+fn registered(systemd: &dyn Units, agent: &str) -> Outcome<()> {
     let look = |status: &UnitStatus| {
         if !status.is_active() {
-            return Some(Err(format!("{NODE_AGENT} became {}", status.active_state)));
+            return Some(Err(format!("{agent} became {}", status.active_state)));
         }
         status
             .status_text
@@ -169,11 +182,11 @@ fn registered(systemd: &dyn Units) -> Outcome<()> {
             .is_some_and(|text| text.starts_with(REGISTERED))
             .then_some(Ok(()))
     };
-    let problem = match systemd.watch(NODE_AGENT, REGISTER_LIMIT, &look)? {
+    let problem = match systemd.watch(agent, REGISTER_LIMIT, &look)? {
         Some(Ok(())) => return Ok(()),
         Some(Err(why)) => why,
         None => {
-            let status = systemd.status(NODE_AGENT)?;
+            let status = systemd.status(agent)?;
             let says = status.status_text.unwrap_or_else(|| "nothing".to_owned());
             format!(
                 "the node has not registered within {} s; it says: {says}",
@@ -181,7 +194,7 @@ fn registered(systemd: &dyn Units) -> Outcome<()> {
             )
         }
     };
-    Err(explain(Failure::new(Kind::Start, problem), NODE_AGENT))
+    Err(explain(Failure::new(Kind::Start, problem), agent))
 }
 
 fn explain(failure: Failure, unit: &str) -> Failure {

@@ -20,7 +20,7 @@ pub(crate) enum Step {
     Directory {
         path: PathBuf,
         mode: u32,
-        owner: Option<&'static str>,
+        owner: Option<String>,
     },
     /// A file with this text.
     Text { path: PathBuf, text: String, mode: u32 },
@@ -130,7 +130,7 @@ impl Step {
         let done = match self {
             Self::Directory { path, mode, owner } => match path.symlink_metadata() {
                 Ok(found) if found.is_dir() => {
-                    found.mode() & 0o7777 == *mode && self.is_owned(host, *owner, &found)?
+                    found.mode() & 0o7777 == *mode && self.is_owned(host, owner.as_deref(), &found)?
                 }
                 Ok(_) if path.is_dir() => true,
                 Ok(_) => {
@@ -172,7 +172,7 @@ impl Step {
     /// Nothing was changed, except that a directory may have been made with another mode or owner.
     pub(crate) fn apply(&self, host: &dyn Host) -> Outcome<Undo> {
         match self {
-            Self::Directory { path, mode, owner } => directory(host, path, *mode, *owner),
+            Self::Directory { path, mode, owner } => directory(host, path, *mode, owner.as_deref()),
             Self::Text { path, text, mode } => replacing(path, || {
                 Ok(flame_core::fsutil::write_atomic(path, text.as_bytes(), *mode)?)
             }),
@@ -236,7 +236,7 @@ impl Undo {
                 store,
             } => {
                 for account in made {
-                    host.remove_account(account)?;
+                    host.remove_account(&account)?;
                 }
                 crate::accounts::restore(host.account_directory(), &store, &record)?;
                 // Of a later installation that made one more user, it holds what the first one kept.

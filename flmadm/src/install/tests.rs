@@ -1,5 +1,7 @@
 //! Whole installations on a machine that is a temporary directory.
 
+use flame_core::HostNames;
+
 use crate::cli::{InstallArgs, parse_install};
 use crate::failure::{Kind, Outcome};
 use crate::host::fake::FakeHost;
@@ -9,7 +11,9 @@ use super::*;
 
 /// Arguments for the machine; its prefix is below a temporary directory, so `services` skips that check.
 pub(super) fn args(host: &FakeHost, line: &str) -> InstallArgs {
-    let (prefix, built) = (host.path("opt/flame"), host.path("built"));
+    let instance = line.split_once("--instance ").map(|(_, name)| format!("-{name}"));
+    let prefix = host.path(&format!("opt/flame{}", instance.unwrap_or_default()));
+    let built = host.path("built");
     parse_install(&format!(
         "{line} --prefix {} --bin-dir {}",
         prefix.display(),
@@ -127,7 +131,7 @@ fn a_failure_half_way_is_undone() {
 /// As [`install`] with systemd, past the check that the prefix is not in a temporary directory.
 pub(super) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
     let args = args(host, line);
-    let prefix = Prefix::new(&args.at.prefix)?;
+    let prefix = args.at.prefix()?;
     let old = Manifest::load(&prefix)?;
     let profiles = plan::profiles(old.as_ref(), &profile::selected(&args)?);
     let plan = plan::unchecked(host, &args, &prefix, old.as_ref(), &profiles, &host.path("built"))?;
@@ -249,7 +253,7 @@ fn a_worker_may_run_executors() {
         !calls.iter().any(|call| call.contains("@.")),
         "a template is started: {calls:?}"
     );
-    for account in ALL_ACCOUNTS {
+    for account in all_accounts(&HostNames::default()) {
         assert!(account.look_up(&host).expect("looked").is_some(), "{account}");
     }
 }
@@ -259,8 +263,8 @@ fn one_more_user_than_the_release_before_is_made() {
     let host = FakeHost::new();
     install_services(&host, "--control-plane").expect("installed");
     let before = host.listing();
-    let account = crate::host::Account::User("flame-exec");
-    crate::host::Host::remove_account(&host, account).expect("removed");
+    let account = crate::host::Account::User("flame-exec".to_owned());
+    crate::host::Host::remove_account(&host, &account).expect("removed");
     install_services(&host, "--control-plane").expect("installed again");
     let accounts = host.path("etc/passwd");
     assert_eq!(host.listing().get(&accounts), before.get(&accounts));
@@ -291,7 +295,7 @@ fn a_removed_installation_leaves_no_trace() {
         uninstall(&host);
         assert_eq!(host.listing(), before);
     }
-    for account in ALL_ACCOUNTS {
+    for account in all_accounts(&HostNames::default()) {
         assert_eq!(account.look_up(&host).expect("looked"), None, "{account}");
     }
 }

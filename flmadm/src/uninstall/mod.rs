@@ -12,7 +12,7 @@ use crate::accounts;
 use crate::cli::UninstallArgs;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Host, is_system};
-use crate::install::{ACCOUNTS, ALL_ACCOUNTS, drop_ins};
+use crate::install::{ACCOUNTS, all_accounts, drop_ins};
 use crate::manifest::{FileKind, Manifest, UserRecord};
 use crate::output::Output;
 use crate::prefix::Prefix;
@@ -23,8 +23,8 @@ use crate::unit_files;
 /// # Errors
 /// [`Failure`]; it can be run again and goes on where it stopped.
 pub(crate) fn run(host: &dyn Host, args: &UninstallArgs, output: &mut Output<'_>) -> Outcome<()> {
-    let prefix = Prefix::new(&args.at.prefix)?;
-    let Some(manifest) = Manifest::load(&prefix)? else {
+    let (prefix, found) = args.at.find()?;
+    let Some(manifest) = found else {
         output.line(&format!("Nothing is installed in {}.", prefix.path().display()));
         output.json(&json!({"prefix": prefix.path(), "removed": false, "kept": [], "notes": []}));
         return Ok(());
@@ -191,7 +191,8 @@ fn remove_units(
     if !ours.is_empty() {
         let mut enabled: Vec<&str> = manifest.loadable().filter(|unit| ours.contains(unit)).collect();
         // With a template its instances are disabled; those of executors never are enabled.
-        enabled.extend(ours.iter().filter(|unit| **unit == crate::profile::MORE_AGENTS));
+        let further = manifest.names().own(crate::profile::MORE_AGENTS);
+        enabled.extend(ours.iter().filter(|unit| **unit == further));
         systemd.disable(&enabled)?;
     }
     for unit in &manifest.units {
@@ -211,7 +212,7 @@ fn remove_units(
     for unit in manifest.loadable().filter(|unit| ours.contains(unit)) {
         systemd.reset_failed(unit)?;
     }
-    if ours.contains(&crate::profile::NODE_AGENT) {
+    if ours.contains(&manifest.names().own(crate::profile::NODE_AGENT).as_str()) {
         remove_traces(host, manifest)?;
     }
     Ok(())
@@ -224,7 +225,7 @@ fn remove_drop_ins(
     notes: &mut Vec<String>,
     output: &mut Output<'_>,
 ) -> Outcome<()> {
-    for path in drop_ins(host) {
+    for path in drop_ins(host, &manifest.names()) {
         if unit_files::is_of(&path, &manifest.prefix)? {
             remove::file(&path)?;
             output.progress(&format!("removal of {}", path.display()));
@@ -243,15 +244,20 @@ fn remove_drop_ins(
 
 /// Removes what executors have left outside of the prefix, and the rule that allowed them.
 fn remove_traces(host: &dyn Host, manifest: &Manifest) -> Outcome<()> {
-    for directory in host.runtime_directories() {
-        remove::tree(directory)?;
+    let names = manifest.names();
+    for directory in host.runtime_directories(&names) {
+        remove::tree(&directory)?;
     }
+    let templates: Vec<String> = crate::unit_files::EXECUTORS
+        .iter()
+        .map(|template| names.own(template).replace("@.service", "@"))
+        .collect();
     // The limits of each slot, and the directory if nobody else has any.
     let control = host.control_directory();
     if let Ok(entries) = std::fs::read_dir(control) {
         for entry in entries.flatten() {
             let is_ours = entry.file_name().to_str().is_some_and(|name| {
-                name.starts_with("flame-executor") && name.ends_with(".service.d") && name.contains('@')
+                name.ends_with(".service.d") && templates.iter().any(|template| name.starts_with(template))
             });
             if is_ours {
                 remove::tree(&entry.path())?;
@@ -287,7 +293,7 @@ fn remove_accounts(
         notes.push(format!("the user {name} stays; --remove-user removes it"));
         return Ok(());
     }
-    for account in ALL_ACCOUNTS {
+    for account in all_accounts(&manifest.names()) {
         let Some(number) = account.look_up(host)? else {
             continue;
         };
@@ -297,7 +303,7 @@ fn remove_accounts(
             ));
             continue;
         }
-        host.remove_account(account)?;
+        host.remove_account(&account)?;
         output.progress(&format!("removal of the {account}"));
     }
     if let Some(record) = created {

@@ -5,6 +5,7 @@ pub mod duration;
 pub mod event;
 pub mod fsutil;
 pub mod id;
+pub mod instance;
 pub mod label;
 pub mod lifecycle;
 pub mod resources;
@@ -12,4 +13,5 @@ pub mod size;
 pub mod state;
 
 pub use id::{ApplicationName, ExecutorId, NodeName, SessionId, TaskId};
+pub use instance::{HostNames, InstanceName};
 pub use resources::Resources;

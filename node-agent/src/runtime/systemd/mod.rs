@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use flame_core::Resources;
+use flame_core::{HostNames, Resources};
 use flame_systemd::manager::{Limits, SystemdError};
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -45,8 +45,6 @@ pub use leftovers::end_leftovers;
 pub use profile::{Profile, ProfileError};
 pub use record::Record;
 
-/// What the names of all units of executors begin with.
-const TEMPLATES: &str = "flame-executor";
 /// Name of a service's socket in its directory.
 const SOCKET: &str = "instance.sock";
 /// Where executors may write, each its own: the unit has a private /tmp and /var/tmp.
@@ -71,6 +69,8 @@ const STARTS_PER_CPU: usize = 2;
 pub struct Settings {
     /// Name of the agent if there are several on the host.
     pub agent: Option<String>,
+    /// What units, users and directories of the installation are called.
+    pub names: HostNames,
     /// Where units find their specs: as in the templates, `/run/flame/executors`.
     pub specs: PathBuf,
     /// Where the agent remembers what runs, `/run/flame/records`.
@@ -88,19 +88,27 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of an installation, for the agent with this name if there are several, with this default sandbox.
+    /// Those of an installation with these `names`, for the agent with this name if there are several, with this
+    /// default sandbox.
     #[must_use]
-    pub fn new(agent: Option<String>, profile: Profile) -> Self {
+    pub fn new(names: HostNames, agent: Option<String>, profile: Profile) -> Self {
+        let runtime = names.runtime_directory();
         Self {
             agent,
             profile,
-            specs: "/run/flame/executors".into(),
-            records: "/run/flame/records".into(),
-            sockets: "/run/flame-executor".into(),
+            specs: runtime.join("executors"),
+            records: runtime.join("records"),
+            sockets: names.executor_directory(),
+            names,
             work_directories: Vec::new(),
             visible_gpus: std::env::var("CUDA_VISIBLE_DEVICES").ok(),
             standby: 0,
         }
+    }
+
+    /// What the names of all units of executors begin with.
+    fn templates(&self) -> String {
+        Profile::Standard.template(&self.names)
     }
 }
 
@@ -183,7 +191,7 @@ impl SystemdRuntime {
         for directory in [&settings.specs, &settings.records] {
             check::make_private(directory)?;
         }
-        let signals = systemd.unit_signals(TEMPLATES).await?;
+        let signals = systemd.unit_signals(&settings.templates()).await?;
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let shared = Arc::new(Shared {
             records: Records::new(settings.records.clone()),
@@ -274,8 +282,8 @@ impl SystemdRuntime {
         let systemd = shared.line.now();
         let mut records: HashMap<String, Record> = shared.own_records()?.into_iter().collect();
         let mut found = Vec::new();
-        for loaded in systemd.list(&format!("{TEMPLATES}*")).await? {
-            let Some((profile, instance)) = Profile::of_unit(&loaded.name) else {
+        for loaded in systemd.list(&format!("{}*", shared.settings.templates())).await? {
+            let Some((profile, instance)) = Profile::of_unit(&shared.settings.names, &loaded.name) else {
                 continue;
             };
             let Some(slot) = lock(&shared.pool).slots.of_instance(instance) else {
@@ -322,7 +330,7 @@ impl SystemdRuntime {
             shared.records.remove(&instance);
         }
         // What ended between the list and the entry in the books was not heard of.
-        let alive = systemd.list(&format!("{TEMPLATES}*")).await?;
+        let alive = systemd.list(&format!("{}*", shared.settings.templates())).await?;
         found.retain(|executor| {
             let name = executor.unit.name();
             let alive = alive

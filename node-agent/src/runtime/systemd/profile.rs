@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use flame_core::HostNames;
 use serde::{Deserialize, Serialize};
 
 /// What the label of an application begins with that asks for a profile.
@@ -32,29 +33,29 @@ impl Profile {
     /// Every profile.
     pub const ALL: [Self; 3] = [Self::Strict, Self::Standard, Self::None];
 
-    /// What the names of its units begin with.
+    /// What the names of its units begin with in an installation with these `names`.
     #[must_use]
-    pub fn template(self) -> &'static str {
-        match self {
+    pub fn template(self, names: &HostNames) -> String {
+        names.own(match self {
             Self::Strict => "flame-executor-strict",
             Self::Standard => "flame-executor",
             Self::None => "flame-executor-open",
-        }
+        })
     }
 
-    /// The unit of `instance`.
+    /// The unit of `instance`, a slot.
     #[must_use]
-    pub fn unit(self, instance: &str) -> String {
-        format!("{}@{instance}.service", self.template())
+    pub fn unit(self, names: &HostNames, instance: &str) -> String {
+        format!("{}@{instance}.service", self.template(names))
     }
 
     /// Profile and instance of `unit`, if it is one of ours.
     #[must_use]
-    pub fn of_unit(unit: &str) -> Option<(Self, &str)> {
+    pub fn of_unit<'a>(names: &HostNames, unit: &'a str) -> Option<(Self, &'a str)> {
         let (template, instance) = unit.strip_suffix(".service")?.split_once('@')?;
         let profile = Self::ALL
             .into_iter()
-            .find(|profile| profile.template() == template)?;
+            .find(|profile| profile.template(names) == template)?;
         (!instance.is_empty()).then_some((profile, instance))
     }
 
@@ -105,13 +106,32 @@ mod tests {
 
     #[test]
     fn profiles_and_units_name_each_other() {
-        for (profile, unit) in [
-            (Profile::Strict, "flame-executor-strict@7.service"),
-            (Profile::Standard, "flame-executor@7.service"),
-            (Profile::None, "flame-executor-open@7.service"),
+        let names = [HostNames::default(), "flame-prod".parse().expect("a stem")];
+        for (profile, units) in [
+            (
+                Profile::Strict,
+                [
+                    "flame-executor-strict@7.service",
+                    "flame-prod-executor-strict@7.service",
+                ],
+            ),
+            (
+                Profile::Standard,
+                ["flame-executor@7.service", "flame-prod-executor@7.service"],
+            ),
+            (
+                Profile::None,
+                [
+                    "flame-executor-open@7.service",
+                    "flame-prod-executor-open@7.service",
+                ],
+            ),
         ] {
-            assert_eq!(profile.unit("7"), unit);
-            assert_eq!(Profile::of_unit(unit), Some((profile, "7")));
+            for (own, other) in [(0, 1), (1, 0)] {
+                assert_eq!(profile.unit(&names[own], "7"), units[own]);
+                assert_eq!(Profile::of_unit(&names[own], units[own]), Some((profile, "7")));
+                assert_eq!(Profile::of_unit(&names[own], units[other]), None);
+            }
             assert_eq!(profile.to_string().parse(), Ok(profile));
         }
         for unit in [
@@ -120,7 +140,7 @@ mod tests {
             "x@1.service",
             "flame-executor@1.slice",
         ] {
-            assert_eq!(Profile::of_unit(unit), None, "{unit}");
+            assert_eq!(Profile::of_unit(&names[0], unit), None, "{unit}");
         }
         assert!("open".parse::<Profile>().is_err());
     }

@@ -82,7 +82,7 @@ impl Unit {
     pub(super) fn new(claim: Arc<Claim>) -> Self {
         let instance = claim.instance();
         Self {
-            name: claim.profile.unit(&instance),
+            name: claim.profile.unit(&claim.shared.settings.names, &instance),
             instance,
             claim,
             run: OnceLock::new(),

@@ -8,8 +8,8 @@ use flame_systemd::manager::{SystemdError, UnitSight, UnitSignal, UnitSignals};
 use futures::{StreamExt, TryStreamExt, stream};
 use tokio::time::sleep;
 
+use super::Shared;
 use super::unit::Unit;
-use super::{Shared, TEMPLATES};
 
 /// First and longest wait between attempts to reach D-Bus again.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -65,7 +65,7 @@ fn hand_on(shared: &Shared, signal: UnitSignal) -> Heard {
 
 async fn again(shared: &Shared) -> Result<UnitSignals, SystemdError> {
     let systemd = Systemd::system().await?;
-    let mut signals = systemd.unit_signals(TEMPLATES).await?;
+    let mut signals = systemd.unit_signals(&shared.settings.templates()).await?;
     shared.line.replace(systemd);
     // After the subscription: what happens from now on is told.
     catch_up(shared, &mut signals).await?;

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flame_core::HostNames;
 use flame_core::fsutil::resolve;
 use flame_systemd::Systemd;
 use flame_systemd::manager::SystemdError;
@@ -19,6 +20,7 @@ const MARKS: [char; 2] = ['-', '+'];
 /// systemd cannot be asked.
 pub(super) async fn warn(
     systemd: &Systemd,
+    names: &HostNames,
     instance: &str,
     directories: &[PathBuf],
 ) -> Result<(), SystemdError> {
@@ -26,7 +28,7 @@ pub(super) async fn warn(
         return Ok(());
     }
     for profile in Profile::ALL.into_iter().filter(|profile| is_read_only(*profile)) {
-        let writable = systemd.writable_paths(&profile.unit(instance)).await?;
+        let writable = systemd.writable_paths(&profile.unit(names, instance)).await?;
         let missing = directories
             .iter()
             .filter(|directory| !is_writable(directory, &writable));
@@ -36,7 +38,7 @@ pub(super) async fn warn(
                 "executors cannot write to {}, which runtime.work_directories lists: no drop-in of {}@.service lets \
                  them; run flmadm install to make it",
                 directory.display(),
-                profile.template()
+                profile.template(names)
             );
         }
     }
