@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flame_core::InstanceName;
 use flame_core::config::DEFAULT_PREFIX;
 
+use crate::compile::BuildArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
@@ -144,15 +145,8 @@ pub(crate) struct InstallArgs {
     /// Start the services now and at every boot, and wait until they work
     #[arg(long)]
     pub(crate) enable: bool,
-    /// Do not build: take the programs that are built already
-    #[arg(long)]
-    pub(crate) skip_build: bool,
-    /// Directory of prebuilt programs; nothing is built [default: target/release of --src-dir]
-    #[arg(long, value_name = "DIR")]
-    pub(crate) bin_dir: Option<PathBuf>,
-    /// Directory of Flame's sources
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub(crate) src_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) build: BuildArgs,
     /// Address of the session manager, for the configuration [default: http://127.0.0.1:8080]
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,

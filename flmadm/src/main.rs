@@ -9,6 +9,7 @@ mod failure;
 mod golden;
 mod host;
 mod install;
+mod interrupts;
 mod manifest;
 mod node_config;
 mod output;

@@ -31,7 +31,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
     let selected = profile::selected(args)?;
     let (prefix, old) = args.at.find()?;
     let profiles = plan::profiles(old.as_ref(), &selected);
-    let built = compile::directory(args, &plan::programs(&profiles))?;
+    let built = compile::directory(&args.build, &plan::programs(&profiles), args.dry_run, output)?;
     let plan = plan::make(host, args, &prefix, old.as_ref(), &profiles, &built)?;
     if args.dry_run {
         return dry_run(host, args, &plan, output);
