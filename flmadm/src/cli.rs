@@ -37,7 +37,14 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
     /// Print the manual page, for man(1): flmadm man | man -l -
-    Man,
+    Man {
+        /// The command to print the page of, as flmadm man install [default: flmadm itself]
+        #[arg(value_name = "COMMAND")]
+        words: Vec<String>,
+        /// Write the pages of all commands to this directory
+        #[arg(long, value_name = "DIR", conflicts_with = "words")]
+        dir: Option<PathBuf>,
+    },
     /// Print this message, the help of a command, the table of exit-codes, or the json-schema of a command's output
     Help {
         /// A command, exit-codes, or json-schema

@@ -3,8 +3,14 @@
 use std::error::Error;
 use std::fmt;
 
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::style::Part;
+
 /// What kind of thing failed. The numbers are a promise to scripts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 #[repr(u8)]
 pub(crate) enum Kind {
     /// The command line cannot be carried out as it is.
@@ -109,23 +115,70 @@ impl Failure {
         }
     }
 
-    /// The whole chain and the hint, as printed once, at the end.
-    pub(crate) fn report(&self) -> String {
-        let mut text = format!("error: {}", self.message);
+    /// Why it failed, from the nearest cause to the farthest, without what has been said already.
+    fn causes(&self) -> Vec<String> {
+        let mut said = self.message.clone();
+        let mut causes = Vec::new();
         let mut next: Option<&(dyn Error + 'static)> = self.source.as_deref().map(|source| source as _);
         while let Some(error) = next {
             let words = error.to_string();
             // Some libraries repeat their source in their own text.
-            if !text.contains(&words) {
-                text.push_str(&format!(": {words}"));
+            if !said.contains(&words) {
+                said.push_str(&words);
+                causes.push(words);
             }
             next = error.source();
         }
+        causes
+    }
+
+    /// The whole chain and the hint, as printed once, at the end.
+    pub(crate) fn report(&self) -> String {
+        let mut text = format!("{} {}", Part::Error.paint("error:"), self.message);
+        for cause in self.causes() {
+            text.push_str(&format!(": {cause}"));
+        }
         if let Some(hint) = &self.hint {
-            text.push_str(&format!("\nhint: {hint}"));
+            text.push_str(&format!("\n{} {hint}", Part::Hint.paint("hint:")));
         }
         text
     }
+
+    /// The same for programs.
+    pub(crate) fn document(&self) -> Document {
+        Document {
+            error: Report {
+                code: self.kind as u8,
+                kind: self.kind,
+                message: self.message.clone(),
+                causes: self.causes(),
+                hint: self.hint.clone(),
+            },
+        }
+    }
+}
+
+/// What a command that failed prints instead of a result. Results have no field `error`.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "Error")]
+pub(crate) struct Document {
+    /// Why there is no result.
+    error: Report,
+}
+
+/// Why a command failed.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Report {
+    /// The exit code.
+    code: u8,
+    /// What kind of thing failed; each has its exit code.
+    kind: Kind,
+    /// What failed.
+    message: String,
+    /// Why, from the nearest cause to the farthest.
+    causes: Vec<String>,
+    /// What can be done.
+    hint: Option<String>,
 }
 
 impl From<flame_core::fsutil::WriteError> for Failure {
@@ -147,6 +200,14 @@ mod tests {
             "error: cannot write /x: permission denied\nhint: run it with sudo, or choose a --prefix that you may \
              write to"
         );
+    }
+
+    #[test]
+    fn a_document_says_the_same_as_the_report() {
+        let source = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+        let failure = Failure::path("write", std::path::Path::new("/x"), source);
+        let text = serde_json::to_string_pretty(&failure.document()).expect("JSON") + "\n";
+        crate::golden::check("error.json", &text);
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod host;
 mod install;
 mod interrupts;
 mod manifest;
+mod manual;
 mod node_config;
 mod output;
 mod prefix;
@@ -18,6 +19,7 @@ mod processes;
 mod profile;
 mod schema;
 mod status;
+mod style;
 mod uninstall;
 mod unit_files;
 mod work_directories;
@@ -26,19 +28,21 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, Format};
 use failure::{Failure, Kind, Outcome};
 use host::{Host, RealHost};
 use output::Output;
 
 fn main() -> ExitCode {
+    style::enable();
     ExitCode::from(run(
         &RealHost::new(),
         std::env::args_os(),
-        &mut std::io::stdout(),
-        &mut std::io::stderr(),
+        // They take colours out where NO_COLOR, CLICOLOR_FORCE or what they lead to says so.
+        &mut anstream::stdout(),
+        &mut anstream::stderr(),
     ))
 }
 
@@ -49,23 +53,50 @@ fn run(
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    let cli = match Cli::try_parse_from(words) {
-        Ok(cli) => cli,
-        Err(error) => {
-            // --help and --version are no errors; clap's own code for the others would be 2.
-            let wrong = error.use_stderr();
-            // Printed by clap for the colours that the terminal can show.
-            let _ = error.print();
-            return if wrong { Kind::Arguments as u8 } else { 0 };
-        }
+    let words: Vec<OsString> = words.into_iter().collect();
+    let parsed = Cli::command().try_get_matches_from(&words).and_then(|matches| {
+        let format = output::format(&matches);
+        Cli::from_arg_matches(&matches).map(|cli| (cli, format))
+    });
+    let (cli, format) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return unparsed(&error, &words, out, err),
     };
-    match execute(host, cli.command, out) {
+    let mut out = output::Once::new(out);
+    match execute(host, cli.command, &mut out) {
         Ok(()) => 0,
         Err(failure) => {
+            // A command that has printed its result says in there what is wrong.
+            if format == Format::Json && !out.has_begun() {
+                output::document(&mut out, &failure.document());
+            }
             let _ = writeln!(err, "{}", failure.report());
             failure.kind as u8
         }
     }
+}
+
+/// Ends for a command line that asks for help, or cannot be understood.
+fn unparsed(error: &clap::Error, words: &[OsString], out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let rendered = error.render();
+    let text = match style::is_enabled() {
+        true => rendered.ansi().to_string(),
+        false => rendered.to_string(),
+    };
+    // --help and --version are no errors; clap's own code for the others would be 2.
+    if !error.use_stderr() {
+        let _ = write!(out, "{text}");
+        return 0;
+    }
+    if output::wants_json(words) {
+        let plain = rendered.to_string();
+        let message = plain.split("\n\n").next().unwrap_or_default();
+        let failure = Failure::arguments(message.trim_start_matches("error: "))
+            .hint("flmadm help COMMAND explains its arguments");
+        output::document(out, &failure.document());
+    }
+    let _ = write!(err, "{text}");
+    Kind::Arguments as u8
 }
 
 fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()> {
@@ -73,33 +104,17 @@ fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()
         Command::Install(args) => install::run(host, &args, &mut Output::new(args.output, out)),
         Command::Uninstall(args) => uninstall::run(host, &args, &mut Output::new(args.output, out)),
         Command::Status(args) => status::run(host, &args, &mut Output::new(args.output, out)),
-        Command::Completion { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "flmadm", &mut script);
-            print(out, &script)
+        Command::Completion { shell } => print(out, manual::completion(shell).as_bytes()),
+        Command::Man { words, dir: None } => print(out, manual::page(&words)?.as_bytes()),
+        Command::Man { dir: Some(dir), .. } => {
+            let count = manual::write(&dir)?;
+            print(
+                out,
+                format!("Wrote {count} pages to {}\n", dir.display()).as_bytes(),
+            )
         }
-        Command::Man => manual(out),
         Command::Help { topic, of } => help(topic.as_deref(), of.as_deref(), out),
     }
-}
-
-fn manual(out: &mut dyn Write) -> Outcome<()> {
-    let mut page = Vec::new();
-    let failed = |error| Failure::arguments("cannot write the manual page").because(error);
-    let command = Cli::command();
-    clap_mangen::Man::new(command.clone())
-        .section("8")
-        .render(&mut page)
-        .map_err(failed)?;
-    for subcommand in command.get_subcommands() {
-        let named = subcommand
-            .clone()
-            .name(format!("flmadm-{}", subcommand.get_name()));
-        let manual = clap_mangen::Man::new(named).section("8");
-        manual.render_name_section(&mut page).map_err(failed)?;
-        manual.render_options_section(&mut page).map_err(failed)?;
-    }
-    print(out, &page)
 }
 
 fn help(topic: Option<&str>, of: Option<&str>, out: &mut dyn Write) -> Outcome<()> {

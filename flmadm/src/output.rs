@@ -1,7 +1,9 @@
 //! What a command prints: progress and results for people, or one JSON document.
 
+use std::ffi::OsString;
 use std::io::Write;
 
+use clap::ArgMatches;
 use serde::Serialize;
 
 use crate::cli::{Format, OutputArg};
@@ -40,11 +42,7 @@ impl<'a> Output<'a> {
     /// The result for programs, in the shape that [`crate::schema`] describes.
     pub(crate) fn json(&mut self, result: &impl Serialize) {
         if self.format == Format::Json {
-            // Results are plain structures with string keys; there is nothing in them that JSON cannot hold.
-            match serde_json::to_string_pretty(result) {
-                Ok(text) => self.write(&text),
-                Err(error) => self.write(&serde_json::json!({"error": error.to_string()}).to_string()),
-            }
+            document(self.out, result);
         }
     }
 
@@ -52,4 +50,60 @@ impl<'a> Output<'a> {
         // A reader that went away (`| head`) must not stop an installation half-way.
         let _ = writeln!(self.out, "{text}");
     }
+}
+
+/// Writes `document` as JSON.
+pub(crate) fn document(out: &mut dyn Write, document: &impl Serialize) {
+    // Documents are plain structures with string keys; there is nothing in them that JSON cannot hold.
+    let text = serde_json::to_string_pretty(document)
+        .unwrap_or_else(|error| serde_json::json!({"error": {"message": error.to_string()}}).to_string());
+    let _ = writeln!(out, "{text}");
+}
+
+/// A stream that knows whether something was written to it, so that nothing is added to a whole document.
+pub(crate) struct Once<'a> {
+    out: &'a mut dyn Write,
+    begun: bool,
+}
+
+impl<'a> Once<'a> {
+    pub(crate) fn new(out: &'a mut dyn Write) -> Self {
+        Self { out, begun: false }
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
+    }
+}
+
+impl Write for Once<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.begun |= !bytes.is_empty();
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.out.flush()
+    }
+}
+
+/// The format that the command of `matches` prints in.
+pub(crate) fn format(matches: &ArgMatches) -> Format {
+    let mut deepest = matches;
+    while let Some((_, below)) = deepest.subcommand() {
+        deepest = below;
+    }
+    // Commands without a result do not have the argument.
+    let chosen = deepest.try_get_one::<Format>("format");
+    chosen.ok().flatten().copied().unwrap_or(Format::Table)
+}
+
+/// Whether a command line that cannot be parsed asks for JSON.
+pub(crate) fn wants_json(words: &[OsString]) -> bool {
+    let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
+    let together = ["-ojson", "-o=json", "--output=json"];
+    words.iter().any(|word| together.contains(&word.as_ref()))
+        || words
+            .windows(2)
+            .any(|pair| ["-o", "--output"].contains(&pair[0].as_ref()) && pair[1] == "json")
 }

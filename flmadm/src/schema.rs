@@ -7,8 +7,11 @@ use crate::failure::{Failure, Outcome};
 /// Makes a schema.
 type Make = fn() -> Schema;
 
-/// Every command that has a result, with the schema of it.
-const ALL: [(&str, Make); 1] = [("status", || schemars::schema_for!(crate::status::Report))];
+/// Every command that has a result, with the schema of it, and what all print that fail before they have one.
+const ALL: [(&str, Make); 2] = [
+    ("error", || schemars::schema_for!(crate::failure::Document)),
+    ("status", || schemars::schema_for!(crate::status::Report)),
+];
 
 /// The schema of what the command `of` prints; without a command, the commands that have one.
 ///

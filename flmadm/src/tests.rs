@@ -33,6 +33,7 @@ fn bad_command_lines_end_with_1() {
         "uninstall --backup-dir /x --no-backup",
         "completion cobol",
         "help nothing",
+        "man nothing",
     ] {
         assert_eq!(run(&host, line).0, 1, "{line}");
     }
@@ -45,7 +46,8 @@ fn help_and_its_kin_end_with_0() {
         ("help", "Usage: flmadm"),
         ("help install", "--control-plane"),
         ("help exit-codes", "5  a service did not start"),
-        ("man", ".TH flmadm 8"),
+        ("man", ".TH FLMADM 8"),
+        ("man install", ".TH FLMADM-INSTALL 8"),
         ("completion bash", "complete -F _flmadm"),
     ] {
         let (code, out, _) = run(&host, line);
@@ -99,4 +101,90 @@ fn other_failures_have_their_codes() {
         0
     );
     assert!(!host.path("flame").exists());
+}
+
+/// The one document on the standard output.
+fn document(out: &str) -> serde_json::Value {
+    serde_json::from_str(out).unwrap_or_else(|error| panic!("{error}: {out}"))
+}
+
+#[test]
+fn failures_are_documents_for_programs() {
+    let host = FakeHost::new();
+    let prefix = host.path("flame").display().to_string();
+    let status = format!("status --prefix {prefix}");
+    for (line, code, kind) in [
+        (format!("{status} -o json"), 3, "installation"),
+        (
+            format!("install -o json --prefix {prefix} --no-systemd"),
+            1,
+            "arguments",
+        ),
+        (
+            format!("install --client --no-systemd --output json --prefix {prefix} --bin-dir /nonexistent"),
+            2,
+            "build",
+        ),
+        ("status -ojson --nonsense".to_owned(), 1, "arguments"),
+        ("statuss --output=json".to_owned(), 1, "arguments"),
+    ] {
+        let (exit, out, err) = run(&host, &line);
+        let document = document(&out);
+        assert_eq!(exit, code, "{line}");
+        assert_eq!(document["error"]["code"], code, "{line}");
+        assert_eq!(document["error"]["kind"], kind, "{line}");
+        let message = document["error"]["message"].as_str().expect("a message");
+        assert!(
+            err.contains(message) && !message.contains("error:"),
+            "{line}: {err}"
+        );
+        assert!(document["error"]["hint"].is_string(), "{line}: {document}");
+    }
+    let (_, out, err) = run(&host, &status);
+    assert!(
+        out.is_empty() && err.starts_with("error: nothing is installed"),
+        "{out}{err}"
+    );
+}
+
+#[test]
+fn a_result_that_tells_of_a_failure_stays_the_only_document() {
+    let host = FakeHost::new();
+    let prefix = host.path("flame").display().to_string();
+    let built = host.path("built").display().to_string();
+    let line = format!("install --all --prefix {prefix} --no-systemd --bin-dir {built}");
+    assert_eq!(run(&host, &line).0, 0);
+    let (code, out, err) = run(&host, &format!("status --prefix {prefix} -o json"));
+    assert_eq!(code, 5);
+    assert_eq!(document(&out)["active"], false);
+    assert!(err.contains("not active"), "{err}");
+}
+
+#[test]
+fn texts_for_people_are_the_documented_ones() {
+    let host = FakeHost::new();
+    let prefix = host.path("flame").display().to_string();
+    for (name, line) in [
+        ("help-exit-codes", "help exit-codes".to_owned()),
+        (
+            "error-arguments",
+            "install --all --no-systemd --enable".to_owned(),
+        ),
+        ("error-unknown-command", "instal".to_owned()),
+        ("error-no-profile", format!("install --prefix {prefix}")),
+        (
+            "error-no-program",
+            format!("install --client --no-systemd --prefix {prefix} --bin-dir /nonexistent"),
+        ),
+        ("error-system-path", "install --all --prefix /usr".to_owned()),
+        ("error-not-installed", format!("status --prefix {prefix}")),
+        (
+            "uninstall-nothing",
+            format!("uninstall --force --prefix {prefix}"),
+        ),
+    ] {
+        let (code, out, err) = run(&host, &line);
+        let text = format!("exit code {code}\n{out}{err}").replace(&prefix, "PREFIX");
+        crate::golden::check(&format!("text/{name}.txt"), &text);
+    }
 }
