@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use flame_core::{ExecutorId, Resources};
+use flame_core::{ExecutorId, HostNames, Resources};
 use flame_node_agent::runtime::systemd::{Profile, Settings, SystemdRuntime};
 use flame_node_agent::runtime::{Launch, Owner, Running, Runtime, Stop};
 use flame_node_agent::socket::SocketWatch;
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let runtime = SystemdRuntime::connect(Settings::new(None, arguments.profile))
+    let runtime = SystemdRuntime::connect(Settings::new(HostNames::default(), None, arguments.profile))
         .await
         .map_err(|error| text(&error))?;
     if arguments.adopt {
