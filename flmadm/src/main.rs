@@ -4,6 +4,10 @@ mod accounts;
 mod cli;
 mod cluster_config;
 mod compile;
+#[allow(dead_code, reason = "install calls it")]
+mod environment;
+#[allow(dead_code, reason = "install calls it")]
+mod examples;
 mod failure;
 #[cfg(test)]
 mod golden;
@@ -17,6 +21,8 @@ mod output;
 mod prefix;
 mod processes;
 mod profile;
+#[allow(dead_code, unused_imports, reason = "install calls it")]
+mod python;
 mod schema;
 mod status;
 mod style;
