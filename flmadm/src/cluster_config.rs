@@ -6,7 +6,7 @@ use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 
 /// Endpoint of a cluster on one machine.
-const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080";
+pub(crate) const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:8080";
 
 /// What becomes of the configuration.
 #[derive(Debug, PartialEq, Eq)]
@@ -20,17 +20,22 @@ pub(crate) enum Decision {
 }
 
 /// Decides about the file at `prefix`. It is never changed in place; a broken one is an error
-/// unless `force` says to replace it.
+/// unless `force` says to replace it. Without an `endpoint`, a new file has the one that `otherwise` says.
 ///
 /// # Errors
 /// The endpoint is none, or the existing file is broken or contradicts the endpoint.
-pub(crate) fn decide(prefix: &Prefix, endpoint: Option<&str>, force: bool) -> Outcome<Decision> {
+pub(crate) fn decide(
+    prefix: &Prefix,
+    endpoint: Option<&str>,
+    otherwise: &str,
+    force: bool,
+) -> Outcome<Decision> {
     let path = prefix.config();
     let wanted = endpoint
         .map(str::parse::<Endpoint>)
         .transpose()
         .map_err(|error| Failure::arguments("--endpoint cannot be used").because(error))?;
-    let text = text(prefix, endpoint.unwrap_or(DEFAULT_ENDPOINT))?;
+    let text = text(prefix, endpoint.unwrap_or(otherwise))?;
     match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Decision::Create(text)),
         Err(error) => return Err(Failure::path("read", &path, error)),
@@ -102,13 +107,14 @@ mod tests {
     fn a_new_configuration_is_valid() {
         let directory = tempfile::tempdir().expect("temporary directory");
         let prefix = prefix(&directory);
-        let Decision::Create(text) = decide(&prefix, None, false).expect("decided") else {
+        let Decision::Create(text) = decide(&prefix, None, DEFAULT_ENDPOINT, false).expect("decided") else {
             panic!("not created")
         };
         let config = ClusterConfig::parse(&text).expect("valid");
         assert_eq!(config.endpoint.url(), DEFAULT_ENDPOINT);
         assert_eq!(config.storage, Storage::Sqlite(prefix.join("data/flame.db")));
-        let Decision::Create(text) = decide(&prefix, Some("http://manager:9000"), false).expect("decided")
+        let Decision::Create(text) =
+            decide(&prefix, Some("http://manager:9000"), DEFAULT_ENDPOINT, false).expect("decided")
         else {
             panic!("not created")
         };
@@ -130,7 +136,10 @@ mod tests {
             "https://x",
             "http://x\"\n  storage: none",
         ] {
-            assert!(decide(&prefix, Some(endpoint), false).is_err(), "{endpoint}");
+            assert!(
+                decide(&prefix, Some(endpoint), DEFAULT_ENDPOINT, false).is_err(),
+                "{endpoint}"
+            );
         }
     }
 
@@ -147,11 +156,11 @@ mod tests {
             ("cluster:\n  nam: x\n", None, None, false),
         ] {
             std::fs::write(prefix.config(), existing).expect("written");
-            let kept = decide(&prefix, endpoint, false)
+            let kept = decide(&prefix, endpoint, DEFAULT_ENDPOINT, false)
                 .ok()
                 .map(|decision| decision == Decision::Keep);
             assert_eq!(kept, plain, "{existing} {endpoint:?}");
-            let kept = decide(&prefix, endpoint, true).expect("forced") == Decision::Keep;
+            let kept = decide(&prefix, endpoint, DEFAULT_ENDPOINT, true).expect("forced") == Decision::Keep;
             assert_eq!(kept, forced, "{existing} {endpoint:?} --force");
         }
     }

@@ -18,6 +18,7 @@ mod manifest;
 mod manual;
 mod node_config;
 mod output;
+mod ports;
 mod prefix;
 mod processes;
 mod profile;

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use flame_core::HostNames;
 use flame_core::config::node::{self, Key, NodeConfig, Origin, RuntimeKind, Said, Setting};
 use serde_json::{Value, json};
 
@@ -10,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 
 /// The file of a new installation. Uncommented, it is valid, and says every key.
-pub(crate) const NEW: &str = include_str!("../../units/conf/node-agent.toml");
+const NEW: &str = include_str!("../../units/conf/node-agent.toml");
 /// Name of the file of the agent that is alone on its host.
 pub(crate) const FILE: &str = "node-agent.toml";
 /// What the names of the files of further agents begin and end with.
@@ -23,6 +24,11 @@ pub(crate) struct AgentFile {
     pub(crate) path: PathBuf,
     said: Said,
     config: NodeConfig,
+}
+
+/// The text of the file of a new installation with these `names`.
+pub(crate) fn new_text(names: &HostNames) -> String {
+    NEW.replace("@NAME@", &names.stem())
 }
 
 /// Reads the files of all agents of the installation, that of the agent without a name first.
@@ -141,11 +147,16 @@ mod tests {
 
     #[test]
     fn the_new_file_says_nothing_and_uncommented_everything() {
-        let new = parse("node-agent.toml".into(), NEW).expect("valid");
+        let text = new_text(&HostNames::default());
+        assert!(
+            text.contains("chgrp flame-work DIR") && !text.contains("@NAME@"),
+            "{text}"
+        );
+        let new = parse("node-agent.toml".into(), &text).expect("valid");
         assert_eq!(new.said, Said::default());
         assert_eq!(new.lines(), ["nothing but defaults (node-agent.toml)"]);
         // A comment has a space behind its mark, a setting none.
-        let uncommented: String = NEW
+        let uncommented: String = text
             .lines()
             .map(|line| match line.strip_prefix('#') {
                 Some(setting) if setting.starts_with(|c: char| c.is_ascii_lowercase()) => {

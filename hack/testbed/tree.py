@@ -17,6 +17,9 @@ PACKAGES = (
     "systemd-sysv",
     "dbus",
     "polkitd",
+    # What a user manager with a session bus needs.
+    "libpam-systemd",
+    "dbus-user-session",
     "python3",
     "iproute2",
     "procps",

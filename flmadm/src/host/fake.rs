@@ -18,6 +18,8 @@ pub(crate) struct FakeHost {
     pub(crate) root: bool,
     pub(crate) has_bus: bool,
     pub(crate) processes: Vec<Process>,
+    /// Ports that others use.
+    pub(crate) listening: BTreeSet<u16>,
     /// Units whose start fails.
     pub(crate) broken: BTreeSet<String>,
     /// Uid of the user flame if it is there.
@@ -56,6 +58,7 @@ impl FakeHost {
             root: true,
             has_bus: true,
             processes: Vec::new(),
+            listening: BTreeSet::new(),
             broken: BTreeSet::new(),
             reload_fails: false,
             uid: 999,
@@ -192,6 +195,9 @@ impl Host for FakeHost {
     fn set_owner(&self, path: &Path, _: Ids) -> Outcome<()> {
         assert!(path.exists(), "{}", path.display());
         Ok(())
+    }
+    fn is_free(&self, port: u16) -> bool {
+        !self.listening.contains(&port)
     }
     fn running_from(&self, _: &Path) -> Vec<Process> {
         self.processes.clone()

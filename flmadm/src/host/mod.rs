@@ -91,6 +91,8 @@ pub(crate) trait Host {
     fn remove_account(&self, account: &Account) -> Outcome<()>;
     /// Changes the owner of a file or directory.
     fn set_owner(&self, path: &Path, ids: Ids) -> Outcome<()>;
+    /// Whether nobody listens on this TCP port.
+    fn is_free(&self, port: u16) -> bool;
     /// Processes that run programs in `directory`.
     fn running_from(&self, directory: &Path) -> Vec<Process>;
     /// The service manager.

@@ -131,6 +131,10 @@ impl Host for RealHost {
             .map_err(|error| Failure::path("set the owner of", path, error))
     }
 
+    fn is_free(&self, port: u16) -> bool {
+        std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).is_ok()
+    }
+
     fn running_from(&self, directory: &Path) -> Vec<Process> {
         processes::running_from(directory)
     }

@@ -72,6 +72,33 @@ fn the_removal_of_one_leaves_the_other_as_it_was() {
 }
 
 #[test]
+fn each_instance_has_ports_of_its_own() {
+    let mut host = FakeHost::new();
+    let endpoint = |host: &FakeHost, prefix: &str| {
+        let path = host.path(prefix).join("conf/flame-cluster.yaml");
+        let config = flame_core::config::ClusterConfig::load(&path).expect("valid");
+        config.endpoint.url()
+    };
+    install_services(&host, "--all").expect("installed");
+    install_services(&host, "--all --instance a").expect("installed");
+    host.listening = [8100].into();
+    install_services(&host, "--all --instance b").expect("installed");
+    // Its own service uses them by now.
+    host.listening = [8080, 8090, 8100, 8110].into();
+    install_services(&host, "--all --instance b").expect("installed");
+    // Another machine's session manager.
+    install_services(&host, "--worker --instance w").expect("installed");
+    for (prefix, expected) in [
+        ("opt/flame", "http://127.0.0.1:8080"),
+        ("opt/flame-a", "http://127.0.0.1:8090"),
+        ("opt/flame-b", "http://127.0.0.1:8110"),
+        ("opt/flame-w", "http://127.0.0.1:8080"),
+    ] {
+        assert_eq!(endpoint(&host, prefix), expected, "{prefix}");
+    }
+}
+
+#[test]
 fn an_instance_has_units_users_and_a_rule_of_its_own() {
     let host = FakeHost::new();
     install_services(&host, "--all --enable --instance prod").expect("installed");

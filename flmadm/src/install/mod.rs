@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::manifest::Manifest;
 use crate::node_config::AgentFile;
 use crate::output::Output;
+use crate::ports;
 use crate::profile;
 use crate::work_directories;
 
@@ -51,6 +52,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
             "systemd": plan.manifest.systemd,
             "changed": changed.iter().map(|step| step.id()).collect::<Vec<_>>(),
             "units": units,
+            "endpoint": plan.endpoint,
             "agents": plan.agents.iter().map(AgentFile::json).collect::<Vec<_>>(),
             "notes": notes,
         }));
@@ -64,6 +66,9 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         plan.manifest.version,
         prefix.path().display()
     ));
+    if let Some(endpoint) = &plan.endpoint {
+        output.line(&addresses(endpoint));
+    }
     for note in notes {
         output.line(&format!("Note: {note}"));
     }
@@ -71,6 +76,15 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         next_step(host, &plan.manifest, old.as_ref(), &changed, output);
     }
     Ok(())
+}
+
+/// The address that was chosen, in words.
+fn addresses(endpoint: &str) -> String {
+    let ports: Vec<String> = ports::ports(endpoint).iter().map(u16::to_string).collect();
+    format!(
+        "The session manager's address is {endpoint} (ports {}); for clients: export FLAME_ENDPOINT={endpoint}",
+        ports.join(", ")
+    )
 }
 
 fn next_step(

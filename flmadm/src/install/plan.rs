@@ -13,6 +13,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::{Account, Host, is_system};
 use crate::manifest::{DirectoryRecord, FileKind, FileRecord, Manifest, UserRecord, sha256, sha256_of};
 use crate::node_config::{self, AgentFile};
+use crate::ports;
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
 use crate::unit_files::{self, UnitFile};
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     pub(crate) steps: Vec<Step>,
     /// What will be installed then.
     pub(crate) manifest: Manifest,
+    /// Address of the session manager, if this run has chosen it.
+    pub(crate) endpoint: Option<String>,
     /// What the agents of this machine will use.
     pub(crate) agents: Vec<AgentFile>,
     /// Where executors in units may write besides their own directories.
@@ -128,11 +131,10 @@ pub(super) fn unchecked(
     }
     planner.inner_directories(owner.as_deref());
     planner.programs(profiles, built)?;
-    planner.config(cluster_config::decide(
-        prefix,
-        args.endpoint.as_deref(),
-        args.force,
-    )?);
+    let otherwise = new_endpoint(host, args, prefix, &planner.manifest)?;
+    let decision = cluster_config::decide(prefix, args.endpoint.as_deref(), &otherwise, args.force)?;
+    let is_chosen = decision != Decision::Keep && args.endpoint.is_none();
+    planner.config(decision);
     planner.units(host, &units);
     if works {
         planner.node_config();
@@ -148,9 +150,24 @@ pub(super) fn unchecked(
     Ok(Plan {
         steps: planner.steps,
         manifest: planner.manifest,
+        endpoint: is_chosen.then_some(otherwise),
         agents,
         work_directories,
     })
+}
+
+/// Where the session manager is reached if nobody says it: one of several on a host has ports of its own.
+fn new_endpoint(
+    host: &dyn Host,
+    args: &InstallArgs,
+    prefix: &Prefix,
+    manifest: &Manifest,
+) -> Outcome<String> {
+    let is_new = args.force || !prefix.config().exists();
+    match is_new && manifest.instance.is_some() && manifest.profiles.contains(&Profile::ControlPlane) {
+        true => ports::free_endpoint(host, prefix),
+        false => Ok(cluster_config::DEFAULT_ENDPOINT.to_owned()),
+    }
 }
 
 struct Planner<'a> {
@@ -297,10 +314,11 @@ impl Planner<'_> {
         if path.symlink_metadata().is_ok() {
             return;
         }
-        self.record(&path, FileKind::Config, sha256(node_config::NEW.as_bytes()));
+        let text = node_config::new_text(&self.names);
+        self.record(&path, FileKind::Config, sha256(text.as_bytes()));
         self.steps.push(Step::Text {
             path,
-            text: node_config::NEW.to_owned(),
+            text,
             mode: 0o644,
         });
     }

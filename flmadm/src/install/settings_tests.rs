@@ -202,7 +202,7 @@ fn a_file_of_settings_is_made_once_and_never_changed() {
     let path = host.path("opt/flame/conf/node-agent.toml");
     assert_eq!(
         std::fs::read_to_string(&path).expect("there"),
-        crate::node_config::NEW
+        crate::node_config::new_text(&HostNames::default())
     );
     let mine = "[node]\nlabels = [\"zone=a\"]\n";
     std::fs::write(&path, mine).expect("written");
