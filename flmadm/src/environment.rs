@@ -7,16 +7,16 @@ pub(crate) const SHELL: &str = "flmenv.sh";
 /// Name of the file for fish, in sbin/.
 pub(crate) const FISH: &str = "flmenv.fish";
 
-/// The file for sh and its kin. It asks flmadm for the endpoint, which may have been changed since the installation;
-/// `endpoint` is what it was then.
-pub(crate) fn shell(prefix: &Path, endpoint: &str) -> String {
+/// The file for sh and its kin. It asks flmadm for the endpoint, which may be changed at any time.
+pub(crate) fn shell(prefix: &Path) -> String {
     format!(
         r#"# Environment of the Flame in {display}, to be sourced: . {file}
 # For sh, bash, dash, ksh and zsh. Sourced again it changes nothing. Made by flmadm; changes are lost.
 
 FLAME_HOME={prefix}
-FLAME_ENDPOINT=$("$FLAME_HOME/sbin/flmadm" config get cluster.endpoint --prefix "$FLAME_HOME" 2>/dev/null) ||
-    FLAME_ENDPOINT={endpoint}
+# What flmadm does not know is left to ~/.flame/flame.yaml.
+FLAME_ENDPOINT=$("$FLAME_HOME/sbin/flmadm" config get cluster.endpoint --prefix "$FLAME_HOME" 2>/dev/null) &&
+    export FLAME_ENDPOINT || unset FLAME_ENDPOINT
 case ":${{PATH-}}:" in
     *":$FLAME_HOME/bin:"*) ;;
     *) PATH="$FLAME_HOME/bin${{PATH:+:$PATH}}" ;;
@@ -26,24 +26,24 @@ case ":${{MANPATH-}}:" in
     # The empty part at the end stands for the places that man knows itself.
     *) MANPATH="$FLAME_HOME/share/man:${{MANPATH-}}" ;;
 esac
-export FLAME_HOME FLAME_ENDPOINT PATH MANPATH
+export FLAME_HOME PATH MANPATH
 "#,
         display = one_line(prefix),
         file = quoted(&prefix.join("sbin").join(SHELL).to_string_lossy()),
         prefix = quoted(&prefix.to_string_lossy()),
-        endpoint = quoted(endpoint),
     )
 }
 
 /// The same for fish.
-pub(crate) fn fish(prefix: &Path, endpoint: &str) -> String {
+pub(crate) fn fish(prefix: &Path) -> String {
     format!(
         r#"# Environment of the Flame in {display}, to be sourced: source {file}
 # For fish. Sourced again it changes nothing. Made by flmadm; changes are lost.
 
 set -gx FLAME_HOME {prefix}
+# What flmadm does not know is left to ~/.flame/flame.yaml.
 set -gx FLAME_ENDPOINT ("$FLAME_HOME/sbin/flmadm" config get cluster.endpoint --prefix "$FLAME_HOME" 2>/dev/null)
-or set -gx FLAME_ENDPOINT {endpoint}
+or set -e FLAME_ENDPOINT
 contains -- "$FLAME_HOME/bin" $PATH
 or set -gx PATH "$FLAME_HOME/bin" $PATH
 if not set -q MANPATH
@@ -56,7 +56,6 @@ end
         display = one_line(prefix),
         file = fish_quoted(&prefix.join("sbin").join(FISH).to_string_lossy()),
         prefix = fish_quoted(&prefix.to_string_lossy()),
-        endpoint = fish_quoted(endpoint),
     )
 }
 
@@ -91,10 +90,7 @@ mod tests {
         let program = prefix.join("sbin/flmadm");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("written");
         std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).expect("executable");
-        for (file, text) in [
-            (SHELL, shell(&prefix, "http://old:8080")),
-            (FISH, fish(&prefix, "http://old:8080")),
-        ] {
+        for (file, text) in [(SHELL, shell(&prefix)), (FISH, fish(&prefix))] {
             std::fs::write(prefix.join("sbin").join(file), text).expect("written");
         }
         (home, prefix)
@@ -185,14 +181,23 @@ mod tests {
     }
 
     #[test]
-    fn without_an_answer_of_flmadm_the_endpoint_is_that_of_the_installation() {
-        let (_home, prefix) = installation("flame", "echo nothing useful >&2; exit 3");
+    fn without_an_answer_of_flmadm_the_endpoint_is_left_to_others() {
+        let (_home, prefix) = installation("flame", "echo nothing useful; exit 3");
         for shell in shells() {
-            let got = sourced(shell, &prefix, 1, &[("PATH", "/usr/bin:/bin")]).expect("there");
-            assert!(
-                got.contains(&"FLAME_ENDPOINT=http://old:8080".to_owned()),
-                "{shell}: {got:?}"
-            );
+            for before in [
+                &[("PATH", "/usr/bin:/bin")] as &[_],
+                &[("PATH", "/usr/bin:/bin"), ("FLAME_ENDPOINT", "x")],
+            ] {
+                let got = sourced(shell, &prefix, 2, before).expect("there");
+                assert!(
+                    !got.iter().any(|line| line.starts_with("FLAME_ENDPOINT")),
+                    "{shell}: {got:?}"
+                );
+                assert!(
+                    got.contains(&format!("FLAME_HOME={}", prefix.display())),
+                    "{shell}: {got:?}"
+                );
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! Manual pages and completion scripts, made from the definition of the command line.
 
+mod programs;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -13,13 +15,8 @@ use crate::failure::{EXIT_CODES, Failure, Outcome};
 
 /// Section of the manual for administrators.
 const SECTION: &str = "8";
-/// Where scripts of shells are looked for below share/.
-#[allow(dead_code, reason = "bundles and install take them from here")]
-const SCRIPTS: [(Shell, &str); 3] = [
-    (Shell::Bash, "share/bash-completion/completions/flmadm"),
-    (Shell::Zsh, "share/zsh/site-functions/_flmadm"),
-    (Shell::Fish, "share/fish/vendor_completions.d/flmadm.fish"),
-];
+#[allow(unused_imports, reason = "bundles and install take them from here")]
+pub(crate) use programs::documents_of;
 
 /// A text with its place below a prefix.
 pub(crate) type Placed = (PathBuf, String);
@@ -30,14 +27,25 @@ pub(crate) type Placed = (PathBuf, String);
 /// One cannot be rendered.
 #[allow(dead_code, reason = "bundles and install take them from here")]
 pub(crate) fn documents() -> Outcome<Vec<Placed>> {
-    let mut all: Vec<Placed> = pages()?
+    let all: Vec<Placed> = pages()?
         .into_iter()
         .map(|(name, text)| (Path::new("share/man/man8").join(name), text))
         .collect();
-    for (shell, place) in SCRIPTS {
-        all.push((place.into(), completion(shell)));
+    let scripts = SHELLS.map(|shell| (script_place(shell, "flmadm"), completion(shell)));
+    Ok(all.into_iter().chain(scripts).collect())
+}
+
+/// Shells that look for scripts below share/.
+const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+
+/// Where `shell` looks for the completion script of `program`, below a prefix.
+fn script_place(shell: Shell, program: &str) -> PathBuf {
+    match shell {
+        Shell::Zsh => format!("share/zsh/site-functions/_{program}"),
+        Shell::Fish => format!("share/fish/vendor_completions.d/{program}.fish"),
+        _ => format!("share/{shell}-completion/completions/{program}"),
     }
-    Ok(all)
+    .into()
 }
 
 /// The completion script for `shell`.
@@ -231,8 +239,8 @@ mod tests {
         assert_eq!(places.len(), count);
         assert!(places.iter().all(|place| place.starts_with("share")));
         assert!(places.contains(&"share/man/man8/flmadm.8".into()));
-        for (shell, place) in SCRIPTS {
-            assert!(places.contains(&place.into()));
+        for shell in SHELLS {
+            assert!(places.contains(&script_place(shell, "flmadm")));
             assert!(completion(shell).contains("control-plane"), "{shell}");
         }
     }
