@@ -31,6 +31,9 @@ pub(crate) enum Command {
     Uninstall(UninstallArgs),
     /// Show the services of an installation; exit code 5 if one is not active
     Status(StatusArgs),
+    /// Make and check bundles, with which machines without sources are installed
+    #[command(subcommand)]
+    Bundle(Box<crate::bundle::BundleCommand>),
     /// Print a completion script
     Completion {
         /// The shell to complete in

@@ -15,7 +15,7 @@ use crate::style::Part;
 pub(crate) enum Kind {
     /// The command line cannot be carried out as it is.
     Arguments = 1,
-    /// Building the programs failed.
+    /// Building or downloading the programs failed.
     Build = 2,
     /// Files, directories or accounts could not be changed.
     Installation = 3,
@@ -30,11 +30,11 @@ pub(crate) const EXIT_CODES: [(u8, &str); 6] = [
     (0, "done; for status: everything that is installed is active"),
     (
         Kind::Arguments as u8,
-        "the arguments cannot be used, or do not fit what is installed",
+        "the arguments cannot be used, or do not fit what is installed; also: a bundle is refused",
     ),
     (
         Kind::Build as u8,
-        "building failed, or a program to install is missing",
+        "building or downloading failed, or a program to install is missing",
     ),
     (
         Kind::Installation as u8,

@@ -1,6 +1,7 @@
 //! `flmadm`, the administrator's command line: installs, removes and watches Flame on one machine.
 
 mod accounts;
+mod bundle;
 mod cli;
 mod cluster_config;
 mod compile;
@@ -111,6 +112,7 @@ fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()
         Command::Install(args) => install::run(host, &args, &mut Output::new(args.output, out)),
         Command::Uninstall(args) => uninstall::run(host, &args, &mut Output::new(args.output, out)),
         Command::Status(args) => status::run(host, &args, &mut Output::new(args.output, out)),
+        Command::Bundle(command) => bundle::run(host, &command, out),
         Command::Completion { shell } => print(out, manual::completion(shell).as_bytes()),
         Command::Man { words, dir: None } => print(out, manual::page(&words)?.as_bytes()),
         Command::Man { dir: Some(dir), .. } => {

@@ -11,7 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 
 /// The file of a new installation. Uncommented, it is valid, and says every key.
-const NEW: &str = include_str!("../../units/conf/node-agent.toml");
+pub(crate) const NEW: &str = include_str!("../../units/conf/node-agent.toml");
 /// Name of the file of the agent that is alone on its host.
 pub(crate) const FILE: &str = "node-agent.toml";
 /// What the names of the files of further agents begin and end with.

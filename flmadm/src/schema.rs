@@ -8,7 +8,11 @@ use crate::failure::{Failure, Outcome};
 type Make = fn() -> Schema;
 
 /// Every command that has a result, with the schema of it, and what all print that fail before they have one.
-const ALL: [(&str, Make); 2] = [
+const ALL: [(&str, Make); 6] = [
+    ("bundle-create", || schemars::schema_for!(crate::bundle::Created)),
+    ("bundle-keygen", || schemars::schema_for!(crate::bundle::Keys)),
+    ("bundle-show", || schemars::schema_for!(crate::bundle::Shown)),
+    ("bundle-verify", || schemars::schema_for!(crate::bundle::Verified)),
     ("error", || schemars::schema_for!(crate::failure::Document)),
     ("status", || schemars::schema_for!(crate::status::Report)),
 ];

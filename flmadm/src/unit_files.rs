@@ -110,6 +110,16 @@ pub(crate) fn sysusers(prefix: &Prefix, names: &HostNames) -> String {
     fill(SYSUSERS, prefix, names)
 }
 
+/// Every file of `units/` as it is in the sources, with its path there: for packages, and for people to read.
+pub(crate) fn shipped() -> impl Iterator<Item = (&'static str, &'static str)> {
+    TEMPLATES.into_iter().chain([
+        ("conf/node-agent.toml", crate::node_config::NEW),
+        ("flame-node-agent.process-runtime.conf", PROCESS_RUNTIME_TEXT),
+        ("polkit-1/rules.d/50-flame.rules", RULE_TEXT),
+        ("sysusers.d/flame.conf", SYSUSERS),
+    ])
+}
+
 fn fill(template: &str, prefix: &Prefix, names: &HostNames) -> String {
     let which = names
         .instance()
@@ -240,6 +250,31 @@ mod tests {
                 assert!(!shared, "{}: {line}", unit.name);
             }
         }
+    }
+
+    #[test]
+    fn every_file_of_units_is_shipped() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../units");
+        let mut open = vec![root.clone()];
+        let mut count = 0;
+        while let Some(path) = open.pop() {
+            if path.is_dir() {
+                open.extend(
+                    std::fs::read_dir(path)
+                        .expect("read")
+                        .map(|entry| entry.expect("read").path()),
+                );
+                continue;
+            }
+            count += 1;
+            let text = std::fs::read_to_string(&path).expect("read");
+            let below = path.strip_prefix(&root).expect("below").to_str().expect("text");
+            assert!(
+                shipped().any(|shipped| shipped == (below, text.as_str())),
+                "{below}"
+            );
+        }
+        assert_eq!(count, shipped().count());
     }
 
     #[test]

@@ -15,7 +15,6 @@ use crate::failure::{EXIT_CODES, Failure, Outcome};
 
 /// Section of the manual for administrators.
 const SECTION: &str = "8";
-#[allow(unused_imports, reason = "bundles and install take them from here")]
 pub(crate) use programs::documents_of;
 
 /// A text with its place below a prefix.
@@ -25,7 +24,6 @@ pub(crate) type Placed = (PathBuf, String);
 ///
 /// # Errors
 /// One cannot be rendered.
-#[allow(dead_code, reason = "bundles and install take them from here")]
 pub(crate) fn documents() -> Outcome<Vec<Placed>> {
     let all: Vec<Placed> = pages()?
         .into_iter()

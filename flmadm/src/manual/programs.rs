@@ -9,7 +9,6 @@ use super::{Placed, SHELLS, script_place};
 
 /// The pages and scripts of `program`. Of one that cannot be run here, or does not know any, there are none: it can be
 /// installed nevertheless.
-#[allow(dead_code, reason = "bundles and install take them from here")]
 pub(crate) fn documents_of(program: &Path) -> Vec<Placed> {
     let Some(name) = program.file_name().and_then(OsStr::to_str) else {
         return Vec::new();

@@ -1,0 +1,152 @@
+//! What goes into a bundle: programs, units, documents, and wheels of the SDK.
+
+use std::path::{Path, PathBuf};
+
+use super::elf::{self, Needs};
+use super::manifest::{self, FILE_MODE, PROGRAM_MODE};
+use crate::failure::{Failure, Kind, Outcome};
+use crate::manual;
+use crate::profile::{self, FLMADM, Profile};
+use crate::unit_files;
+
+/// Documents for those who install and run Flame, with their places below `share/`.
+const DOCUMENTS: [(&str, &str); 7] = [
+    ("LICENSE", include_str!("../../../LICENSE")),
+    (
+        "doc/applications.md",
+        include_str!("../../../docs/applications.md"),
+    ),
+    ("doc/bundles.md", include_str!("../../../docs/bundles.md")),
+    (
+        "doc/configuration.md",
+        include_str!("../../../docs/configuration.md"),
+    ),
+    ("doc/flmadm.md", include_str!("../../../docs/flmadm.md")),
+    ("doc/flmctl.md", include_str!("../../../docs/flmctl.md")),
+    ("doc/node-agent.md", include_str!("../../../docs/node-agent.md")),
+];
+/// How every zip archive that is not empty begins, and so every wheel.
+const ZIP: &[u8] = b"PK\x03\x04";
+
+/// A file to put into a bundle.
+#[derive(Debug)]
+pub(super) struct Item {
+    /// Path below the directory of the release.
+    pub(super) path: String,
+    pub(super) mode: u32,
+    pub(super) contents: Contents,
+}
+
+/// Where the contents of a file are.
+#[derive(Debug)]
+pub(super) enum Contents {
+    /// In another file.
+    File(PathBuf),
+    /// Here.
+    Text(Vec<u8>),
+}
+
+/// All programs that a release has.
+pub(super) fn programs() -> Vec<&'static str> {
+    let all = profile::ALL.into_iter().flat_map(Profile::programs);
+    all.copied().chain([FLMADM]).collect()
+}
+
+/// Everything for a bundle with the programs in `built` and the wheels, by path; and what the programs need.
+///
+/// # Errors
+/// A file is not what it should be.
+pub(super) fn collect(built: &Path, wheels: &[PathBuf]) -> Outcome<(Vec<Item>, Needs)> {
+    let mut items = Vec::new();
+    let needs = add_programs(built, &mut items)?;
+    for (path, text) in unit_files::shipped() {
+        items.push(Item {
+            path: format!("units/{path}"),
+            mode: FILE_MODE,
+            contents: Contents::Text(text.as_bytes().to_vec()),
+        });
+    }
+    add_shared(built, &mut items)?;
+    for wheel in wheels {
+        items.push(wheel_item(wheel)?);
+    }
+    items.sort_by(|one, other| one.path.cmp(&other.path));
+    if let Some(twice) = items.windows(2).find(|two| two[0].path == two[1].path) {
+        return Err(Failure::arguments(format!("{} is given twice", twice[0].path)));
+    }
+    Ok((items, needs))
+}
+
+fn add_programs(built: &Path, items: &mut Vec<Item>) -> Outcome<Needs> {
+    let mut first: Option<(&str, Needs)> = None;
+    for program in programs() {
+        let path = built.join(program);
+        let needs = elf::needs(&path)?;
+        match &first {
+            None => first = Some((program, needs)),
+            Some((other, others)) if *others != needs => {
+                return Err(Failure::new(
+                    Kind::Build,
+                    format!("{program} and {other} are for different machines: {needs:?} and {others:?}"),
+                )
+                .hint("build all programs for the same target"));
+            }
+            Some(_) => {}
+        }
+        let folder = if program == FLMADM { "sbin" } else { "bin" };
+        items.push(Item {
+            path: format!("{folder}/{program}"),
+            mode: PROGRAM_MODE,
+            contents: Contents::File(path),
+        });
+    }
+    first
+        .map(|(_, needs)| needs)
+        .ok_or_else(|| Failure::new(Kind::Build, "a release has no programs"))
+}
+
+fn add_shared(built: &Path, items: &mut Vec<Item>) -> Outcome<()> {
+    let documents = DOCUMENTS
+        .into_iter()
+        .map(|(path, text)| (format!("share/{path}"), text.to_owned()));
+    // Only a program that runs here can be asked for its own.
+    let of_flmctl = manual::documents_of(&built.join("flmctl"));
+    let generated = manual::documents()?
+        .into_iter()
+        .chain(of_flmctl)
+        .map(|(path, text)| (path.display().to_string(), text));
+    for (path, text) in documents.chain(generated) {
+        items.push(Item {
+            path,
+            mode: FILE_MODE,
+            contents: Contents::Text(text.into_bytes()),
+        });
+    }
+    Ok(())
+}
+
+fn wheel_item(path: &Path) -> Outcome<Item> {
+    let wrong = |why: &str| {
+        Failure::arguments(format!("{} {why}", path.display()))
+            .hint("--wheel takes files that `pip wheel` or a build backend has made, NAME-VERSION-TAGS.whl")
+    };
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .filter(|name| name.ends_with(".whl"))
+        .ok_or_else(|| wrong("is not named as a wheel"))?;
+    let place = format!("sdk/{name}");
+    manifest::check_path(&place).map_err(|refusal| wrong("cannot be in a bundle").because(refusal))?;
+    let mut start = [0; ZIP.len()];
+    std::fs::File::open(path)
+        .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut start))
+        .map_err(|error| wrong("cannot be read").because(error))?;
+    if start != ZIP {
+        return Err(wrong("is not a wheel, which is a zip archive"));
+    }
+    Ok(Item {
+        path: place,
+        mode: FILE_MODE,
+        contents: Contents::File(path.to_path_buf()),
+    })
+}

@@ -1,0 +1,441 @@
+//! Downloads one file by HTTP: goes on where an earlier attempt was cut off, and never takes more than it may.
+//!
+//! The file grows as `NAME.partial` beside its place. `NAME.partial.json` says what it is a part of: the address, and
+//! what the server calls this state of the file. Only if the server says that it is still the same (`If-Range`), the
+//! rest is taken; otherwise the download begins anew.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flame_core::fsutil::{sync_directory, write_atomic};
+use reqwest::blocking::{Client, Response};
+use reqwest::header::{
+    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED,
+    RANGE,
+};
+use reqwest::{StatusCode, Url, redirect};
+use serde::{Deserialize, Serialize};
+
+use super::fetch::Progress;
+use super::keys::with_extension;
+use super::source::{is_protected, shown};
+use crate::failure::{Failure, Kind, Outcome};
+
+/// Longest wait for a connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+/// Longest wait for an answer or for more of it.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// Attempts in a row that brought nothing before it is given up.
+const ATTEMPTS: u32 = 5;
+/// Wait before the second attempt in a row; doubled for each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// Redirects that are followed.
+const REDIRECTS: usize = 5;
+/// Bytes that are taken at once.
+const PIECE: usize = 64 << 10;
+
+/// What was found at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// The file, now in its place.
+    Complete,
+    /// No such file.
+    Nothing,
+}
+
+/// Downloads files.
+pub(crate) struct Downloader {
+    client: Client,
+    limit: u64,
+    first_pause: Duration,
+}
+
+/// What a part of a file is a part of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Part {
+    url: String,
+    /// What the server calls this state of the file, as an entity tag or a time.
+    state: String,
+}
+
+/// Why an attempt ended early.
+enum Stop {
+    /// Another attempt may do better.
+    Again(String),
+    /// It cannot.
+    Never(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Never(failure)
+    }
+}
+
+impl Failure {
+    /// Something could not be downloaded.
+    pub(super) fn downloading(url: &Url) -> Self {
+        Self::new(Kind::Build, format!("cannot download {}", shown(url)))
+    }
+}
+
+impl Downloader {
+    /// Takes files of up to `limit` bytes, through the proxy that the environment names.
+    ///
+    /// # Errors
+    /// This machine has no certificates to check servers with.
+    pub(crate) fn new(limit: u64) -> Outcome<Self> {
+        Self::with(limit, FIRST_PAUSE, Self::builder(STALL_LIMIT))
+    }
+
+    /// For tests: without a proxy and without patience.
+    #[cfg(test)]
+    pub(super) fn hasty(limit: u64) -> Self {
+        let builder = Self::builder(Duration::from_millis(500)).no_proxy();
+        Self::with(limit, Duration::ZERO, builder).expect("a client")
+    }
+
+    fn builder(stall: Duration) -> reqwest::blocking::ClientBuilder {
+        // An error says that it is set already, which is as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Client::builder()
+            .user_agent(concat!("flmadm/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_LIMIT)
+            .timeout(stall)
+            .redirect(redirect::Policy::custom(follow))
+    }
+
+    fn with(limit: u64, first_pause: Duration, builder: reqwest::blocking::ClientBuilder) -> Outcome<Self> {
+        let client = builder.build().map_err(|error| {
+            Failure::new(Kind::Build, "cannot prepare a download")
+                .because(error)
+                .hint(
+                    "install the package ca-certificates, or download the bundle yourself and give the file",
+                )
+        })?;
+        Ok(Self {
+            client,
+            limit,
+            first_pause,
+        })
+    }
+
+    /// Most bytes of a bundle.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Downloads the file at `url` to `path`; it may have `limit` bytes.
+    ///
+    /// # Errors
+    /// It cannot be downloaded, or is too large.
+    pub(super) fn get(
+        &self,
+        url: &Url,
+        path: &Path,
+        limit: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Outcome<Found> {
+        let mut partial = Partial::open(path, url)?;
+        let mut idle = 0;
+        loop {
+            let before = partial.length;
+            match self.attempt(url, &mut partial, limit, progress) {
+                Ok(Found::Nothing) => {
+                    partial.discard()?;
+                    return Ok(Found::Nothing);
+                }
+                Ok(Found::Complete) => {
+                    partial.complete(path)?;
+                    return Ok(Found::Complete);
+                }
+                Err(Stop::Never(failure)) => return Err(failure),
+                Err(Stop::Again(why)) => {
+                    idle = if partial.length > before { 1 } else { idle + 1 };
+                    if idle >= ATTEMPTS {
+                        return Err(Failure::downloading(url)
+                            .because(why)
+                            .hint("run it again later; it goes on from where it was"));
+                    }
+                    std::thread::sleep(self.first_pause * (1 << (idle - 1)));
+                }
+            }
+        }
+    }
+
+    fn attempt(
+        &self,
+        url: &Url,
+        partial: &mut Partial,
+        limit: u64,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Found, Stop> {
+        // Compressed once more it would not have the length that a range is about.
+        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let Some(part) = &partial.part
+            && partial.length > 0
+        {
+            request = request
+                .header(RANGE, format!("bytes={}-", partial.length))
+                .header(IF_RANGE, &part.state);
+        }
+        let answer = request.send().map_err(|error| unsent(url, error))?;
+        let total = match answer.status() {
+            StatusCode::OK => {
+                partial.begin(url, state(answer.headers()))?;
+                number(answer.headers(), CONTENT_LENGTH)
+            }
+            StatusCode::PARTIAL_CONTENT => match partial.continues(answer.headers()) {
+                Some(total) => Some(total),
+                None => {
+                    partial.begin(url, None)?;
+                    return Err(Stop::Again(
+                        "the server sent another part than asked for".to_owned(),
+                    ));
+                }
+            },
+            StatusCode::NOT_FOUND | StatusCode::GONE => return Ok(Found::Nothing),
+            // It has become shorter than what is here.
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                partial.begin(url, None)?;
+                return Err(Stop::Again("the file has changed on the server".to_owned()));
+            }
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                return Err(Stop::Again(format!("the server answers {status}")));
+            }
+            status => {
+                return Err(Failure::downloading(url)
+                    .because(format!("the server answers {status}"))
+                    .into());
+            }
+        };
+        if total.is_some_and(|total| total > limit) {
+            partial.begin(url, None)?;
+            return Err(too_large(url, limit).into());
+        }
+        receive(url, answer, partial, total, limit, progress)
+    }
+}
+
+/// Takes the body of the answer.
+fn receive(
+    url: &Url,
+    mut answer: Response,
+    partial: &mut Partial,
+    total: Option<u64>,
+    limit: u64,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Found, Stop> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        progress(Progress {
+            received: partial.length,
+            total,
+        });
+        let length = answer
+            .read(&mut buffer)
+            .map_err(|error| Stop::Again(chain(&error)))?;
+        if length == 0 {
+            break;
+        }
+        if partial.length + length as u64 > limit {
+            partial.begin(url, None)?;
+            return Err(too_large(url, limit).into());
+        }
+        partial.append(&buffer[..length])?;
+    }
+    match total {
+        Some(total) if partial.length < total => Err(Stop::Again(format!(
+            "the server sent {} of {total} bytes",
+            partial.length
+        ))),
+        Some(total) if partial.length > total => {
+            partial.begin(url, None)?;
+            Err(Stop::Again("the server sent more than it said".to_owned()))
+        }
+        _ => Ok(Found::Complete),
+    }
+}
+
+fn follow(attempt: redirect::Attempt<'_>) -> redirect::Action {
+    if attempt.previous().len() > REDIRECTS {
+        return attempt.error("there are too many redirects");
+    }
+    let was_local = attempt.previous().iter().all(|url| url.scheme() == "http");
+    let is_local = attempt.url().scheme() == "http";
+    // From elsewhere nobody may lead us to a server of this machine.
+    if !is_protected(attempt.url()) || (is_local && !was_local) {
+        return attempt.error("the server redirects to an address that is not protected by https");
+    }
+    attempt.follow()
+}
+
+fn unsent(url: &Url, error: reqwest::Error) -> Stop {
+    let error = error.without_url();
+    if error.is_redirect() || error.is_builder() {
+        Stop::Never(Failure::downloading(url).because(error))
+    } else {
+        Stop::Again(chain(&error))
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = error.source();
+    }
+    text
+}
+
+fn too_large(url: &Url, limit: u64) -> Failure {
+    let most = bytesize::ByteSize::b(limit).display().iec().to_string();
+    Failure::downloading(url)
+        .because(format!("it is larger than {most}"))
+        .hint("--max-size lets a bundle be larger")
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
+}
+
+fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
+    text(headers, name)?.parse().ok()
+}
+
+/// What the server calls this state of the file. Weak tags are also for states that are only much alike.
+fn state(headers: &HeaderMap) -> Option<String> {
+    let tag = text(headers, ETAG).filter(|tag| !tag.starts_with("W/"));
+    tag.or_else(|| text(headers, LAST_MODIFIED)).map(str::to_owned)
+}
+
+/// The part of a file that is here.
+struct Partial {
+    file: File,
+    path: PathBuf,
+    length: u64,
+    /// What it is a part of; `None` if it cannot be gone on with.
+    part: Option<Part>,
+}
+
+impl Partial {
+    /// What an earlier attempt left, or an empty file.
+    fn open(target: &Path, url: &Url) -> Outcome<Self> {
+        let path = with_extension(target, ".partial");
+        let failed = |error| Failure::path("write", &path, error);
+        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut options = OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nofollow);
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(failed)?;
+        // Two downloads of one file would mix.
+        file.try_lock().map_err(|error| {
+            Failure::installation(format!("{} is being downloaded already", path.display()))
+                .because(error)
+                .hint("wait until the other flmadm is done")
+        })?;
+        let length = file.metadata().map_err(failed)?.len();
+        let part = std::fs::read(record(&path))
+            .ok()
+            .and_then(|text| serde_json::from_slice::<Part>(&text).ok())
+            .filter(|part| part.url == url.as_str());
+        let mut partial = Self {
+            file,
+            path,
+            length,
+            part,
+        };
+        if partial.part.is_none() {
+            partial.begin(url, None)?;
+        }
+        partial
+            .file
+            .seek(SeekFrom::End(0))
+            .map_err(|error| Failure::path("write", &partial.path, error))?;
+        Ok(partial)
+    }
+
+    /// Begins anew, with a file that the server calls `state`.
+    fn begin(&mut self, url: &Url, state: Option<String>) -> Outcome<()> {
+        let failed = |error| Failure::path("write", &self.path, error);
+        let record = record(&self.path);
+        // First the record goes: it must never describe other bytes.
+        match std::fs::remove_file(&record) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        self.file.set_len(0).map_err(failed)?;
+        self.file.rewind().map_err(failed)?;
+        self.length = 0;
+        self.part = state.map(|state| Part {
+            url: url.to_string(),
+            state,
+        });
+        if let Some(part) = &self.part {
+            let text = serde_json::to_vec(part).map_err(|error| {
+                Failure::installation("cannot write down what is downloaded").because(error)
+            })?;
+            // An address can have a password in it.
+            write_atomic(&record, &text, 0o600)?;
+        }
+        Ok(())
+    }
+
+    /// The length of all, if the answer is what follows on the bytes that are here.
+    fn continues(&self, headers: &HeaderMap) -> Option<u64> {
+        // A server that knows no If-Range may send the rest of another file.
+        let known = self.part.as_ref().map(|part| &part.state);
+        if state(headers).is_some_and(|state| known != Some(&state)) {
+            return None;
+        }
+        let range = text(headers, CONTENT_RANGE)?.strip_prefix("bytes ")?;
+        let (span, total) = range.split_once('/')?;
+        let (first, last) = span.split_once('-')?;
+        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
+        let end = last.checked_add(1)?;
+        let is_rest = total == "*" || total.parse() == Ok(end);
+        (self.length > 0 && first == self.length && first <= last && is_rest).then_some(end)
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Outcome<()> {
+        self.file
+            .write_all(bytes)
+            .map_err(|error| Failure::path("write", &self.path, error))?;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Puts the file in its place.
+    fn complete(self, target: &Path) -> Outcome<()> {
+        let failed = |error| Failure::path("write", target, error);
+        self.file.sync_all().map_err(failed)?;
+        std::fs::rename(&self.path, target).map_err(failed)?;
+        let _ = std::fs::remove_file(record(&self.path));
+        sync_directory(target.parent().unwrap_or(Path::new("."))).map_err(failed)
+    }
+
+    /// Removes it.
+    fn discard(self) -> Outcome<()> {
+        let _ = std::fs::remove_file(record(&self.path));
+        std::fs::remove_file(&self.path).map_err(|error| Failure::path("remove", &self.path, error))
+    }
+}
+
+fn record(partial: &Path) -> PathBuf {
+    with_extension(partial, ".json")
+}
+
+#[cfg(test)]
+#[path = "download_tests.rs"]
+mod tests;

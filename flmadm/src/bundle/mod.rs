@@ -1,0 +1,120 @@
+//! `flmadm bundle`: one file with everything that an installation needs, for machines without sources or network.
+//!
+//! A bundle is `flame-VERSION-ARCH.tar.zst`: `manifest.json`, and behind it exactly the files that it lists, laid out
+//! as the directory of a release. Beside it lies its signature in the format of minisign, `NAME.minisig`.
+//!
+//! How a command uses one:
+//!
+//! ```text
+//! #[command(flatten)] bundles: BundleArgs                        // --key, --allow-..., --max-size, --cache-dir
+//!
+//! let policy = args.bundles.policy(prefix.path(), installed)?;   // `installed`: the version in manifest.toml
+//! let fetched = bundle::fetch_shown(host, text, &args.bundles.download)?;
+//! let bundle = bundle::open(&fetched.located, &policy)?;         // everything is checked, nothing is written
+//! bundle.version(); bundle.manifest().files;                     // what will be there: path, mode, size, hash
+//! bundle.unpack_into(&releases.join(".1.2.3.new"))?;             // makes the directory; all of it or nothing
+//! fetched.discard()?;                                            // removes a download
+//! ```
+//!
+//! `unpack_into` wants a directory that is not there, writes it complete and synced, and removes it when it fails.
+//! After a crash half of it may be there: remove it and unpack again. The manifest itself is not unpacked. A
+//! [`Refusal`] becomes a [`Failure`](crate::failure::Failure) with `?`.
+
+mod archive;
+mod args;
+mod contents;
+mod create;
+mod download;
+mod elf;
+mod fetch;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod hashed;
+mod keygen;
+mod keys;
+mod limits;
+mod manifest;
+mod open;
+mod policy;
+mod refusal;
+mod show;
+mod signature;
+mod source;
+mod unpack;
+mod verify;
+mod write;
+
+use std::io::IsTerminal;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::failure::{Failure, Outcome};
+use crate::host::Host;
+use crate::output::Output;
+
+#[allow(unused_imports, reason = "the interface for install and upgrade")]
+pub(crate) use args::{BundleArgs, BundleCommand, DownloadArgs};
+pub(crate) use create::Created;
+pub(crate) use fetch::{Fetched, Progress, fetch};
+pub(crate) use keygen::Keys;
+#[allow(unused_imports, reason = "the interface for install and upgrade")]
+pub(crate) use open::{VerifiedBundle, open};
+pub(crate) use show::Shown;
+pub(crate) use verify::Verified;
+
+/// Lowest version of an installation that this release can replace, unless `bundle create` is told otherwise.
+pub(crate) const MINIMUM_VERSION: &str = "0.1.0";
+
+/// Carries out `flmadm bundle`.
+///
+/// # Errors
+/// Those of its commands.
+pub(crate) fn run(host: &dyn Host, command: &BundleCommand, out: &mut dyn std::io::Write) -> Outcome<()> {
+    match command {
+        BundleCommand::Create(args) => create::run(args, &mut Output::new(args.output, out)),
+        BundleCommand::Verify(args) => verify::run(host, args, &mut Output::new(args.output, out)),
+        BundleCommand::Show(args) => show::run(host, args, &mut Output::new(args.output, out)),
+        BundleCommand::Keygen(args) => keygen::run(args, &mut Output::new(args.output, out)),
+    }
+}
+
+/// Brings the bundle that `text` names to this machine, with a progress bar if there is a terminal.
+///
+/// # Errors
+/// It is not there, or cannot be downloaded.
+pub(crate) fn fetch_shown(host: &dyn Host, text: &str, args: &DownloadArgs) -> Outcome<Fetched> {
+    let source = source::Source::parse(text)?;
+    let downloader = download::Downloader::new(args.limits().bundle)?;
+    let cache = match source {
+        source::Source::File(_) => std::path::PathBuf::new(),
+        source::Source::Url(_) => args.cache(host.is_root())?,
+    };
+    let bar = bar()?;
+    let fetched = fetch(&source, &cache, &downloader, &mut |progress: Progress| {
+        if let Some(total) = progress.total {
+            bar.set_length(total);
+        }
+        bar.set_position(progress.received);
+    });
+    bar.finish_and_clear();
+    fetched
+}
+
+fn bar() -> Outcome<ProgressBar> {
+    if !std::io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{bar:30} {binary_bytes} of {binary_total_bytes}, {eta}")
+        .map_err(|error| Failure::arguments("cannot show the progress").because(error))?;
+    Ok(ProgressBar::no_length().with_style(style))
+}
+
+/// A size for people.
+fn size_text(bytes: u64) -> String {
+    bytesize::ByteSize::b(bytes).display().iec().to_string()
+}
+
+#[cfg(test)]
+mod tampering_tests;
+#[cfg(test)]
+mod tests;
