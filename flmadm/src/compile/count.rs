@@ -184,19 +184,59 @@ pub(super) mod tests {
         assert_eq!(count.total(), Some(3));
     }
 
+    /// A workspace of a program and the library that it needs.
+    fn workspace() -> tempfile::TempDir {
+        let home = tempfile::tempdir().expect("temporary directory");
+        for (path, text) in [
+            (
+                "Cargo.toml",
+                "[workspace]\nmembers = [\"program\", \"library\"]\nresolver = \"3\"\n",
+            ),
+            (
+                "program/Cargo.toml",
+                "[package]\nname = \"program\"\nedition = \"2024\"\n[dependencies]\nlibrary.path = \"../library\"\n",
+            ),
+            ("program/src/main.rs", "fn main() {}\n"),
+            (
+                "library/Cargo.toml",
+                "[package]\nname = \"library\"\nedition = \"2024\"\n",
+            ),
+            ("library/src/lib.rs", ""),
+        ] {
+            let path = home.path().join(path);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("made");
+            std::fs::write(path, text).expect("written");
+        }
+        home
+    }
+
     #[test]
-    fn cargo_still_speaks_as_expected() {
-        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-        let output = std::process::Command::new(env!("CARGO"))
-            .args(["metadata", "--locked", "--offline", "--format-version", "1"])
-            .current_dir(root)
-            .output()
-            .expect("cargo runs");
-        let text = String::from_utf8(output.stdout).expect("text");
-        // Offline it fails where dependencies of other platforms have never been downloaded.
-        if output.status.success() {
-            let total = Count::of(&text, &["flmadm"]).total().expect("counted");
-            assert!(total > 50, "{total}");
+    fn cargo_speaks_as_expected() {
+        let home = workspace();
+        let cargo = |words: &[&str]| {
+            let output = std::process::Command::new(env!("CARGO"))
+                .args(words)
+                .arg("--offline")
+                .current_dir(home.path())
+                .env("CARGO_TARGET_DIR", home.path().join("target"))
+                .output()
+                .expect("cargo runs");
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).expect("text")
+        };
+        let mut count = Count::of(&cargo(&["metadata", "--format-version", "1"]), &["program"]);
+        assert_eq!(count.total(), Some(2));
+        for fresh in [0, 2] {
+            let said = cargo(&[
+                "build",
+                "--message-format=json-render-diagnostics",
+                "--bin",
+                "program",
+            ]);
+            let names: Vec<String> = said.lines().filter_map(|line| count.message(line)).collect();
+            assert_eq!(names, ["library", "program"]);
+            assert_eq!(count.fresh(), fresh);
+            count = Count::default();
         }
     }
 }

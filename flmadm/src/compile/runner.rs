@@ -15,7 +15,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// How long the program may take to end in order: cargo waits for nobody.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a pipe is read on when the program has ended: something in the background may hold it for ever.
-const DRAIN: Duration = Duration::from_secs(1);
+const DRAIN: Duration = Duration::from_millis(300);
 
 /// A line that the program printed.
 #[derive(Debug)]
