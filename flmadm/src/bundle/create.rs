@@ -113,10 +113,10 @@ fn create(
 
 fn place(out: &Path, manifest: &BundleManifest) -> Outcome<PathBuf> {
     if out.is_dir() {
-        return Ok(out.join(format!(
-            "flame-{}-{}.tar.zst",
-            manifest.version, manifest.architecture
-        )));
+        let name = format!("flame-{}-{}.tar.zst", manifest.version, manifest.architecture);
+        // Without the dot, as people would write it.
+        let directory = out.strip_prefix(".").unwrap_or(out);
+        return Ok(directory.join(name));
     }
     match out.to_str() {
         Some(text) if text.ends_with(".tar.zst") => Ok(out.to_path_buf()),

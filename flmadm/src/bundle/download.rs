@@ -1,25 +1,19 @@
 //! Downloads one file by HTTP: goes on where an earlier attempt was cut off, and never takes more than it may.
 //!
-//! The file grows as `NAME.partial` beside its place. `NAME.partial.json` says what it is a part of: the address, and
-//! what the server calls this state of the file. Only if the server says that it is still the same (`If-Range`), the
-//! rest is taken; otherwise the download begins anew.
+//! Only if the server says that the file is still what a part of it is here (`If-Range`), the rest is taken; otherwise
+//! the download begins anew. What is here of it is kept by [`super::partial`].
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::error::Error;
+use std::io::{self, Read};
+use std::path::Path;
 use std::time::Duration;
 
-use flame_core::fsutil::{sync_directory, write_atomic};
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{
-    ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, IF_RANGE, LAST_MODIFIED,
-    RANGE,
-};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, IF_RANGE, RANGE};
 use reqwest::{StatusCode, Url, redirect};
-use serde::{Deserialize, Serialize};
 
 use super::fetch::Progress;
-use super::keys::with_extension;
+use super::partial::{Partial, number, state};
 use super::source::{is_protected, shown};
 use crate::failure::{Failure, Kind, Outcome};
 
@@ -50,14 +44,6 @@ pub(crate) struct Downloader {
     client: Client,
     limit: u64,
     first_pause: Duration,
-}
-
-/// What a part of a file is a part of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Part {
-    url: String,
-    /// What the server calls this state of the file, as an entity tag or a time.
-    state: String,
 }
 
 /// Why an attempt ended early.
@@ -151,10 +137,14 @@ impl Downloader {
                     partial.complete(path)?;
                     return Ok(Found::Complete);
                 }
-                Err(Stop::Never(failure)) => return Err(failure),
+                Err(Stop::Never(failure)) => {
+                    partial.leave()?;
+                    return Err(failure);
+                }
                 Err(Stop::Again(why)) => {
                     idle = if partial.length > before { 1 } else { idle + 1 };
                     if idle >= ATTEMPTS {
+                        partial.leave()?;
                         return Err(Failure::downloading(url)
                             .because(why)
                             .hint("run it again later; it goes on from where it was"));
@@ -276,13 +266,34 @@ fn unsent(url: &Url, error: reqwest::Error) -> Stop {
     let error = error.without_url();
     if error.is_redirect() || error.is_builder() {
         Stop::Never(Failure::downloading(url).because(error))
+    } else if is_untrusted(&error) {
+        Stop::Never(Failure::downloading(url).because(error).hint(
+            "nobody that this machine trusts says who the server is; SSL_CERT_FILE names a file with other \
+             authorities",
+        ))
     } else {
         Stop::Again(chain(&error))
     }
 }
 
+/// Whether the server has no certificate that is trusted here, which no further attempt changes.
+fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+    // An error of I/O hides the one that it is made of.
+    let inner = error
+        .downcast_ref::<io::Error>()
+        .and_then(io::Error::get_ref)
+        .map(|inner| inner as &(dyn Error + 'static));
+    let is_certificate = |error: &(dyn Error + 'static)| {
+        matches!(
+            error.downcast_ref::<rustls::Error>(),
+            Some(rustls::Error::InvalidCertificate(_))
+        )
+    };
+    is_certificate(error) || inner.is_some_and(is_untrusted) || error.source().is_some_and(is_untrusted)
+}
+
 /// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(error) = next {
@@ -300,140 +311,6 @@ fn too_large(url: &Url, limit: u64) -> Failure {
     Failure::downloading(url)
         .because(format!("it is larger than {most}"))
         .hint("--max-size lets a bundle be larger")
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
-}
-
-fn number(headers: &HeaderMap, name: HeaderName) -> Option<u64> {
-    text(headers, name)?.parse().ok()
-}
-
-/// What the server calls this state of the file. Weak tags are also for states that are only much alike.
-fn state(headers: &HeaderMap) -> Option<String> {
-    let tag = text(headers, ETAG).filter(|tag| !tag.starts_with("W/"));
-    tag.or_else(|| text(headers, LAST_MODIFIED)).map(str::to_owned)
-}
-
-/// The part of a file that is here.
-struct Partial {
-    file: File,
-    path: PathBuf,
-    length: u64,
-    /// What it is a part of; `None` if it cannot be gone on with.
-    part: Option<Part>,
-}
-
-impl Partial {
-    /// What an earlier attempt left, or an empty file.
-    fn open(target: &Path, url: &Url) -> Outcome<Self> {
-        let path = with_extension(target, ".partial");
-        let failed = |error| Failure::path("write", &path, error);
-        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let mut options = OpenOptions::new();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, nofollow);
-        let file = options
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(failed)?;
-        // Two downloads of one file would mix.
-        file.try_lock().map_err(|error| {
-            Failure::installation(format!("{} is being downloaded already", path.display()))
-                .because(error)
-                .hint("wait until the other flmadm is done")
-        })?;
-        let length = file.metadata().map_err(failed)?.len();
-        let part = std::fs::read(record(&path))
-            .ok()
-            .and_then(|text| serde_json::from_slice::<Part>(&text).ok())
-            .filter(|part| part.url == url.as_str());
-        let mut partial = Self {
-            file,
-            path,
-            length,
-            part,
-        };
-        if partial.part.is_none() {
-            partial.begin(url, None)?;
-        }
-        partial
-            .file
-            .seek(SeekFrom::End(0))
-            .map_err(|error| Failure::path("write", &partial.path, error))?;
-        Ok(partial)
-    }
-
-    /// Begins anew, with a file that the server calls `state`.
-    fn begin(&mut self, url: &Url, state: Option<String>) -> Outcome<()> {
-        let failed = |error| Failure::path("write", &self.path, error);
-        let record = record(&self.path);
-        // First the record goes: it must never describe other bytes.
-        match std::fs::remove_file(&record) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
-            _ => {}
-        }
-        self.file.set_len(0).map_err(failed)?;
-        self.file.rewind().map_err(failed)?;
-        self.length = 0;
-        self.part = state.map(|state| Part {
-            url: url.to_string(),
-            state,
-        });
-        if let Some(part) = &self.part {
-            let text = serde_json::to_vec(part).map_err(|error| {
-                Failure::installation("cannot write down what is downloaded").because(error)
-            })?;
-            // An address can have a password in it.
-            write_atomic(&record, &text, 0o600)?;
-        }
-        Ok(())
-    }
-
-    /// The length of all, if the answer is what follows on the bytes that are here.
-    fn continues(&self, headers: &HeaderMap) -> Option<u64> {
-        // A server that knows no If-Range may send the rest of another file.
-        let known = self.part.as_ref().map(|part| &part.state);
-        if state(headers).is_some_and(|state| known != Some(&state)) {
-            return None;
-        }
-        let range = text(headers, CONTENT_RANGE)?.strip_prefix("bytes ")?;
-        let (span, total) = range.split_once('/')?;
-        let (first, last) = span.split_once('-')?;
-        let (first, last): (u64, u64) = (first.parse().ok()?, last.parse().ok()?);
-        let end = last.checked_add(1)?;
-        let is_rest = total == "*" || total.parse() == Ok(end);
-        (self.length > 0 && first == self.length && first <= last && is_rest).then_some(end)
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Outcome<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(|error| Failure::path("write", &self.path, error))?;
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Puts the file in its place.
-    fn complete(self, target: &Path) -> Outcome<()> {
-        let failed = |error| Failure::path("write", target, error);
-        self.file.sync_all().map_err(failed)?;
-        std::fs::rename(&self.path, target).map_err(failed)?;
-        let _ = std::fs::remove_file(record(&self.path));
-        sync_directory(target.parent().unwrap_or(Path::new("."))).map_err(failed)
-    }
-
-    /// Removes it.
-    fn discard(self) -> Outcome<()> {
-        let _ = std::fs::remove_file(record(&self.path));
-        std::fs::remove_file(&self.path).map_err(|error| Failure::path("remove", &self.path, error))
-    }
-}
-
-fn record(partial: &Path) -> PathBuf {
-    with_extension(partial, ".json")
 }
 
 #[cfg(test)]

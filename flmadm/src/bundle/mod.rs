@@ -35,6 +35,7 @@ mod keys;
 mod limits;
 mod manifest;
 mod open;
+mod partial;
 mod policy;
 mod refusal;
 mod show;
@@ -104,9 +105,9 @@ fn bar() -> Outcome<ProgressBar> {
     if !std::io::stderr().is_terminal() {
         return Ok(ProgressBar::hidden());
     }
-    let style = ProgressStyle::with_template("{bar:30} {binary_bytes} of {binary_total_bytes}, {eta}")
+    let style = ProgressStyle::with_template("  [{bar:30}] {binary_bytes} of {binary_total_bytes}, {eta}")
         .map_err(|error| Failure::arguments("cannot show the progress").because(error))?;
-    Ok(ProgressBar::no_length().with_style(style))
+    Ok(ProgressBar::no_length().with_style(style.progress_chars("=> ")))
 }
 
 /// A size for people.
@@ -114,6 +115,10 @@ fn size_text(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
+#[cfg(test)]
+mod flip_tests;
+#[cfg(test)]
+mod tampering_cases;
 #[cfg(test)]
 mod tampering_tests;
 #[cfg(test)]

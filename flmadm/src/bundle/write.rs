@@ -13,8 +13,8 @@ use super::hashed::Hashed;
 use super::manifest::{self, BundleFile, BundleManifest, FILE_MODE};
 use crate::failure::{Failure, Outcome};
 
-/// Level of zstd: higher ones take several times as long for a few percent.
-const LEVEL: i32 = 15;
+/// Level of zstd: for 90 MiB of programs 15 takes five times as long and saves 2 %.
+const LEVEL: i32 = 9;
 
 /// Size and hash of every item, for the manifest.
 ///
