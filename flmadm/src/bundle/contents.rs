@@ -78,21 +78,21 @@ pub(super) fn collect(built: &Path, wheels: &[PathBuf]) -> Outcome<(Vec<Item>, N
 }
 
 fn add_programs(built: &Path, items: &mut Vec<Item>) -> Outcome<Needs> {
-    let mut first: Option<(&str, Needs)> = None;
+    let mut all: Option<Needs> = None;
     for program in programs() {
         let path = built.join(program);
         let needs = elf::needs(&path)?;
-        match &first {
-            None => first = Some((program, needs)),
-            Some((other, others)) if *others != needs => {
-                return Err(Failure::new(
-                    Kind::Build,
-                    format!("{program} and {other} are for different machines: {needs:?} and {others:?}"),
-                )
-                .hint("build all programs for the same target"));
-            }
-            Some(_) => {}
-        }
+        let together = match all.take() {
+            None => Some(needs),
+            Some(others) => others.and(needs),
+        };
+        all = Some(together.ok_or_else(|| {
+            Failure::new(
+                Kind::Build,
+                format!("{program} is for another machine or C library than the programs before it"),
+            )
+            .hint("build all programs for the same target")
+        })?);
         let folder = if program == FLMADM { "sbin" } else { "bin" };
         items.push(Item {
             path: format!("{folder}/{program}"),
@@ -100,9 +100,7 @@ fn add_programs(built: &Path, items: &mut Vec<Item>) -> Outcome<Needs> {
             contents: Contents::File(path),
         });
     }
-    first
-        .map(|(_, needs)| needs)
-        .ok_or_else(|| Failure::new(Kind::Build, "a release has no programs"))
+    all.ok_or_else(|| Failure::new(Kind::Build, "a release has no programs"))
 }
 
 fn add_shared(built: &Path, items: &mut Vec<Item>) -> Outcome<()> {

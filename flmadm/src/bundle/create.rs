@@ -78,6 +78,7 @@ fn create(
         system: SYSTEM.to_owned(),
         architecture: needs.architecture.to_owned(),
         interpreter: needs.interpreter,
+        glibc: needs.glibc,
         files: write::measure(items)?,
     };
     if manifest.minimum_version.cmp_precedence(&manifest.version).is_gt() {

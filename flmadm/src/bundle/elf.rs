@@ -8,6 +8,7 @@ use object::read::ReadCache;
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{Endianness, ReadRef};
 
+use super::glibc::{self, Glibc};
 use crate::failure::{Failure, Kind, Outcome};
 
 /// What a program needs.
@@ -17,6 +18,19 @@ pub(super) struct Needs {
     pub(super) architecture: &'static str,
     /// Path of its loader; `None` if it is complete in itself.
     pub(super) interpreter: Option<String>,
+    /// Lowest version of the GNU C library that it can use; `None` if it needs none.
+    pub(super) glibc: Option<Glibc>,
+}
+
+impl Needs {
+    /// What both need; `None` if no machine has that.
+    pub(super) fn and(self, other: Self) -> Option<Self> {
+        let fits = self.architecture == other.architecture && self.interpreter == other.interpreter;
+        fits.then(|| Self {
+            glibc: self.glibc.max(other.glibc),
+            ..self
+        })
+    }
 }
 
 /// What the program at `path` needs.
@@ -56,6 +70,7 @@ fn parse<'data, R: ReadRef<'data>>(data: R) -> object::Result<Option<Needs>> {
     Ok(Some(Needs {
         architecture,
         interpreter,
+        glibc: glibc::needed(data)?,
     }))
 }
 

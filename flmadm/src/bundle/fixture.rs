@@ -83,6 +83,7 @@ impl Fixture {
                 system: SYSTEM.to_owned(),
                 architecture: ARCHITECTURE.to_owned(),
                 interpreter: None,
+                glibc: None,
                 files: Vec::new(),
             },
             entries: Vec::new(),

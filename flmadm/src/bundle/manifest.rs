@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
+use super::glibc::Glibc;
 use super::limits::Limits;
 use super::refusal::Refusal;
 
@@ -42,6 +43,8 @@ pub(crate) struct BundleManifest {
     pub(crate) architecture: String,
     /// Loader that the programs need, which tells their C library; null if they need none.
     pub(crate) interpreter: Option<String>,
+    /// Lowest version of the GNU C library that the programs can use; null if they need none.
+    pub(crate) glibc: Option<Glibc>,
     /// Every file of the release, by path.
     pub(crate) files: Vec<BundleFile>,
 }
@@ -249,6 +252,7 @@ mod tests {
             system: SYSTEM.to_owned(),
             architecture: "x86_64".to_owned(),
             interpreter: None,
+            glibc: None,
             files: files
                 .iter()
                 .map(|(path, size)| BundleFile {

@@ -29,6 +29,7 @@ mod elf;
 mod fetch;
 #[cfg(test)]
 pub(crate) mod fixture;
+mod glibc;
 mod hashed;
 mod keygen;
 mod keys;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use semver::Version;
 
+use super::glibc;
 use super::limits::Limits;
 use super::manifest::BundleManifest;
 use super::refusal::Refusal;
@@ -107,11 +108,19 @@ impl Policy {
         };
         // Each C library has a loader of its own, so its presence says that the programs can start.
         let below = Path::new(interpreter).strip_prefix("/");
-        if below.is_ok_and(|below| self.machine.root.join(below).exists()) {
-            return Ok(());
+        if !below.is_ok_and(|below| self.machine.root.join(below).exists()) {
+            return Err(Refusal::ForeignSystem {
+                needs: interpreter.clone(),
+            });
         }
-        Err(Refusal::ForeignSystem {
-            needs: interpreter.clone(),
-        })
+        let Some(needed) = &manifest.glibc else {
+            return Ok(());
+        };
+        match glibc::provided(&self.machine.root, interpreter) {
+            Some(provided) if provided < *needed => Err(Refusal::ForeignSystem {
+                needs: format!("glibc {needed}"),
+            }),
+            _ => Ok(()),
+        }
     }
 }

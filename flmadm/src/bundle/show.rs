@@ -55,7 +55,11 @@ pub(super) fn lines(shown: &Shown) -> Vec<String> {
         .key_id
         .as_deref()
         .map_or_else(|| "none".to_owned(), |id| format!("of the key {id}"));
-    let needs = manifest.interpreter.as_deref().unwrap_or("nothing else");
+    let needs = match (&manifest.interpreter, &manifest.glibc) {
+        (_, Some(version)) => format!("glibc {version}"),
+        (Some(loader), None) => loader.clone(),
+        (None, None) => "nothing else".to_owned(),
+    };
     let mut lines = vec![
         format!("Flame {} for {}", manifest.version, manifest.architecture),
         format!("  upgrades     {} and later", manifest.minimum_version),

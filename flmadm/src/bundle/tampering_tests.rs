@@ -154,7 +154,7 @@ fn what_is_refused_is_taken_only_with_its_own_flag() {
     type Change = fn(&mut Fixture, &mut Policy);
     type Flag = fn(&mut Policy);
     let nothing: Change = |_, _| {};
-    let cases: [(Change, bool, Flag, &str); 5] = [
+    let cases: [(Change, bool, Flag, &str); 6] = [
         (
             nothing,
             false,
@@ -175,6 +175,18 @@ fn what_is_refused_is_taken_only_with_its_own_flag() {
         ),
         (
             |fixture, _| fixture.manifest.interpreter = Some("/lib/ld-of-nobody.so".to_owned()),
+            true,
+            |policy| policy.allow.foreign_architecture = true,
+            "--allow-foreign-arch",
+        ),
+        (
+            |fixture, policy| {
+                // This test's own loader and library, of which no such version will be.
+                let needs = super::elf::needs(&std::env::current_exe().expect("a path")).expect("a program");
+                fixture.manifest.interpreter = needs.interpreter.or(Some("/lib/ld-of-nobody.so".to_owned()));
+                fixture.manifest.glibc = Some("999.1".to_owned().try_into().expect("a version"));
+                policy.machine.architecture = super::fixture::ARCHITECTURE.to_owned();
+            },
             true,
             |policy| policy.allow.foreign_architecture = true,
             "--allow-foreign-arch",

@@ -242,7 +242,7 @@ fn what_cannot_be_made_into_a_bundle_is_named() {
     std::fs::copy(programs.join("other/flmctl"), programs.join("flmctl")).expect("copied");
     let (code, _, err) = run(&base);
     assert_eq!(code, 2);
-    assert!(err.contains("different machines"), "{err}");
+    assert!(err.contains("flmctl is for another machine"), "{err}");
     std::fs::write(programs.join("flmctl"), "#!/bin/sh\n").expect("written");
     let (code, _, err) = run(&base);
     assert_eq!(code, 2);

@@ -113,3 +113,44 @@ fn header(path: &str, size: u64, mode: u32, epoch: u64) -> io::Result<tar::Heade
     header.set_cksum();
     Ok(header)
 }
+
+#[cfg(test)]
+mod tests {
+    use semver::Version;
+
+    use super::*;
+    use crate::bundle::manifest::{FORMAT, PROGRAM_MODE, SYSTEM};
+
+    #[test]
+    fn a_program_that_changes_meanwhile_makes_no_bundle() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (program, out) = (
+            directory.path().join("flmctl"),
+            directory.path().join("flame.tar.zst"),
+        );
+        std::fs::write(&program, "before").expect("written");
+        let items = [Item {
+            path: "bin/flmctl".to_owned(),
+            mode: PROGRAM_MODE,
+            contents: Contents::File(program.clone()),
+        }];
+        let manifest = BundleManifest {
+            format: FORMAT,
+            version: Version::new(1, 0, 0),
+            minimum_version: Version::new(1, 0, 0),
+            system: SYSTEM.to_owned(),
+            architecture: "x86_64".to_owned(),
+            interpreter: None,
+            glibc: None,
+            files: measure(&items).expect("measured"),
+        };
+        for contents in ["behind", "longer than before", "less"] {
+            std::fs::write(&program, contents).expect("written");
+            write(&out, &manifest, &items, 0).expect_err(contents);
+            assert!(!out.exists(), "{contents}");
+        }
+        // With the contents that were measured it is made.
+        std::fs::write(&program, "before").expect("written");
+        write(&out, &manifest, &items, 0).expect("made");
+    }
+}
