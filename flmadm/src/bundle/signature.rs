@@ -34,8 +34,12 @@ impl TrustedKeys {
     /// # Errors
     /// One of them cannot be read.
     pub(crate) fn of(prefix: &Path) -> Outcome<Self> {
+        Self::beside(EMBEDDED.unwrap_or_default(), prefix)
+    }
+
+    fn beside(embedded: &str, prefix: &Path) -> Outcome<Self> {
         let mut keys = Self::default();
-        for text in EMBEDDED.unwrap_or_default().split_whitespace() {
+        for text in embedded.split_whitespace() {
             keys.add_text(text, "flmadm itself")?;
         }
         let directory = prefix.join(DIRECTORY);
@@ -278,16 +282,19 @@ mod tests {
     #[test]
     fn keys_of_an_installation_are_trusted() {
         let prefix = tempfile::tempdir().expect("temporary directory");
-        let count = |keys: &TrustedKeys| keys.0.iter().filter(|key| key.from != "flmadm itself").count();
-        assert_eq!(count(&TrustedKeys::of(prefix.path()).expect("none")), 0);
+        let count = |embedded: &str| TrustedKeys::beside(embedded, prefix.path()).map(|keys| keys.0.len());
+        assert_eq!(count("").expect("none"), 0);
+        assert_eq!(count(&format!(" {KEY} {KEY}\n")).expect("embedded"), 2);
+        assert!(count("nonsense").is_err());
         let directory = prefix.path().join(DIRECTORY);
         std::fs::create_dir_all(&directory).expect("made");
         std::fs::write(directory.join("README"), "no key").expect("written");
         let file = directory.join("flame.pub");
         std::fs::write(&file, format!("untrusted comment: minisign public key\n{KEY}\n")).expect("written");
-        assert_eq!(count(&TrustedKeys::of(prefix.path()).expect("one")), 1);
+        assert_eq!(count("").expect("one"), 1);
+        assert_eq!(count(KEY).expect("both"), 2);
         std::fs::write(&file, "nonsense\n").expect("written");
-        let failure = TrustedKeys::of(prefix.path()).expect_err("no key");
+        let failure = count("").expect_err("no key");
         assert!(failure.report().contains("flame.pub"), "{}", failure.report());
     }
 }
