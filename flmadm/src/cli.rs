@@ -10,6 +10,7 @@ use crate::compile::BuildArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
+use crate::{logs, services, verify};
 
 /// Installs, removes and watches Flame on this machine.
 #[derive(Debug, Parser)]
@@ -34,6 +35,20 @@ pub(crate) enum Command {
     /// Make and check bundles, with which machines without sources are installed
     #[command(subcommand)]
     Bundle(Box<crate::bundle::BundleCommand>),
+    /// Start services and wait until they work
+    Start(services::UnitsArgs),
+    /// Stop services and wait until nothing of them runs
+    Stop(services::UnitsArgs),
+    /// Stop and start services; executors go on meanwhile
+    Restart(services::UnitsArgs),
+    /// Have services started at every boot
+    Enable(services::EnableArgs),
+    /// Have services started at no boot
+    Disable(services::EnableArgs),
+    /// Show what services logged
+    Logs(logs::LogsArgs),
+    /// Check that everything is as it was installed; exit code 3 if something is not
+    Verify(verify::VerifyArgs),
     /// Print a completion script
     Completion {
         /// The shell to complete in

@@ -144,6 +144,13 @@ impl Failure {
         text
     }
 
+    /// What failed and why, without the hint.
+    pub(crate) fn chain(&self) -> String {
+        let mut words = vec![self.message.clone()];
+        words.extend(self.causes());
+        words.join(": ")
+    }
+
     /// The same for programs.
     pub(crate) fn document(&self) -> Document {
         Document {

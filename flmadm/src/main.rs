@@ -14,7 +14,9 @@ mod failure;
 mod golden;
 mod host;
 mod install;
+mod installed;
 mod interrupts;
+mod logs;
 mod manifest;
 mod manual;
 mod node_config;
@@ -26,10 +28,12 @@ mod profile;
 #[allow(dead_code, unused_imports, reason = "install calls it")]
 mod python;
 mod schema;
+mod services;
 mod status;
 mod style;
 mod uninstall;
 mod unit_files;
+mod verify;
 mod work_directories;
 
 use std::ffi::OsString;
@@ -113,6 +117,13 @@ fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()
         Command::Uninstall(args) => uninstall::run(host, &args, &mut Output::new(args.output, out)),
         Command::Status(args) => status::run(host, &args, &mut Output::new(args.output, out)),
         Command::Bundle(command) => bundle::run(host, &command, out),
+        Command::Start(args) => services(host, services::Verb::Start, &args, out),
+        Command::Stop(args) => services(host, services::Verb::Stop, &args, out),
+        Command::Restart(args) => services(host, services::Verb::Restart, &args, out),
+        Command::Enable(args) => enable(host, services::Verb::Enable, &args, out),
+        Command::Disable(args) => enable(host, services::Verb::Disable, &args, out),
+        Command::Logs(args) => logs::run(host, &args, &mut Output::new(args.output, out)),
+        Command::Verify(args) => verify::run(host, &args, &mut Output::new(args.output, out)),
         Command::Completion { shell } => print(out, manual::completion(shell).as_bytes()),
         Command::Man { words, dir: None } => print(out, manual::page(&words)?.as_bytes()),
         Command::Man { dir: Some(dir), .. } => {
@@ -124,6 +135,24 @@ fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()
         }
         Command::Help { topic, of } => help(topic.as_deref(), of.as_deref(), out),
     }
+}
+
+fn services(
+    host: &dyn Host,
+    verb: services::Verb,
+    args: &services::UnitsArgs,
+    out: &mut dyn Write,
+) -> Outcome<()> {
+    services::run(host, verb, args, &mut Output::new(args.output, out))
+}
+
+fn enable(
+    host: &dyn Host,
+    verb: services::Verb,
+    args: &services::EnableArgs,
+    out: &mut dyn Write,
+) -> Outcome<()> {
+    services::run_enable(host, verb, args, &mut Output::new(args.which.output, out))
 }
 
 fn help(topic: Option<&str>, of: Option<&str>, out: &mut dyn Write) -> Outcome<()> {

@@ -95,6 +95,17 @@ impl AgentFile {
         all.map(|path| (path.as_path(), place.clone())).collect()
     }
 
+    /// What the file says of `key`.
+    pub(crate) fn said(&self, key: Key) -> Option<&Setting> {
+        self.said.get(key)
+    }
+
+    /// Name of the agent, if it is a further one.
+    pub(crate) fn agent(&self) -> Option<&str> {
+        let name = self.path.file_name()?.to_str()?;
+        name.strip_prefix(FURTHER.0)?.strip_suffix(FURTHER.1)
+    }
+
     /// Each setting that the file says.
     fn settings(&self) -> impl Iterator<Item = (&Key, &Setting)> {
         let all = Key::ALL.iter();

@@ -46,6 +46,21 @@ impl<'a> Output<'a> {
         }
     }
 
+    /// A line of an endless result, for either reader; false if nobody reads any more.
+    pub(crate) fn stream(&mut self, text: &str) -> bool {
+        writeln!(self.out, "{text}")
+            .and_then(|()| self.out.flush())
+            .is_ok()
+    }
+
+    /// An element of an endless result, on one line; false if nobody reads any more.
+    pub(crate) fn stream_json(&mut self, element: &impl Serialize) -> bool {
+        match serde_json::to_string(element) {
+            Ok(text) => self.stream(&text),
+            Err(error) => self.stream(&serde_json::json!({"error": error.to_string()}).to_string()),
+        }
+    }
+
     fn write(&mut self, text: &str) {
         // A reader that went away (`| head`) must not stop an installation half-way.
         let _ = writeln!(self.out, "{text}");

@@ -8,13 +8,20 @@ use crate::failure::{Failure, Outcome};
 type Make = fn() -> Schema;
 
 /// Every command that has a result, with the schema of it, and what all print that fail before they have one.
-const ALL: [(&str, Make); 6] = [
+const ALL: &[(&str, Make)] = &[
     ("bundle-create", || schemars::schema_for!(crate::bundle::Created)),
     ("bundle-keygen", || schemars::schema_for!(crate::bundle::Keys)),
     ("bundle-show", || schemars::schema_for!(crate::bundle::Shown)),
     ("bundle-verify", || schemars::schema_for!(crate::bundle::Verified)),
+    ("disable", || schemars::schema_for!(crate::services::Report)),
+    ("enable", || schemars::schema_for!(crate::services::Report)),
     ("error", || schemars::schema_for!(crate::failure::Document)),
+    ("logs", || schemars::schema_for!(crate::logs::Entry)),
+    ("restart", || schemars::schema_for!(crate::services::Report)),
+    ("start", || schemars::schema_for!(crate::services::Report)),
     ("status", || schemars::schema_for!(crate::status::Report)),
+    ("stop", || schemars::schema_for!(crate::services::Report)),
+    ("verify", || schemars::schema_for!(crate::verify::Report)),
 ];
 
 /// The schema of what the command `of` prints; without a command, the commands that have one.
@@ -22,7 +29,7 @@ const ALL: [(&str, Make); 6] = [
 /// # Errors
 /// There is no such command.
 pub(crate) fn text(of: Option<&str>) -> Outcome<String> {
-    let names = || ALL.map(|(name, _)| name).join("\n");
+    let names = || ALL.iter().map(|(name, _)| *name).collect::<Vec<_>>().join("\n");
     let Some(of) = of else {
         return Ok(format!("{}\n", names()));
     };

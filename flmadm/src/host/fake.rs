@@ -8,6 +8,8 @@ use std::time::Duration;
 use flame_core::HostNames;
 use flame_systemd::manager::UnitStatus;
 
+use super::fake_sight::FakeSight;
+use super::sight::Sight;
 use super::{Account, Found, Host, Ids, Units};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::Process;
@@ -35,6 +37,8 @@ pub(crate) struct FakeHost {
     pub(crate) groups: RefCell<BTreeMap<String, u32>>,
     /// Instances of templates that run.
     pub(crate) instances: RefCell<Vec<String>>,
+    /// What is seen of it.
+    pub(crate) sight: FakeSight,
     calls: RefCell<Vec<String>>,
     active: RefCell<BTreeMap<String, u32>>,
 }
@@ -62,6 +66,7 @@ impl FakeHost {
             broken: BTreeSet::new(),
             reload_fails: false,
             uid: 999,
+            sight: FakeSight::default(),
             calls: RefCell::default(),
             active: RefCell::default(),
             directory,
@@ -192,8 +197,9 @@ impl Host for FakeHost {
         }
         Ok(())
     }
-    fn set_owner(&self, path: &Path, _: Ids) -> Outcome<()> {
+    fn set_owner(&self, path: &Path, ids: Ids) -> Outcome<()> {
         assert!(path.exists(), "{}", path.display());
+        self.sight.owners.borrow_mut().insert(path.to_owned(), ids);
         Ok(())
     }
     fn is_free(&self, port: u16) -> bool {
@@ -201,6 +207,9 @@ impl Host for FakeHost {
     }
     fn running_from(&self, _: &Path) -> Vec<Process> {
         self.processes.clone()
+    }
+    fn sight(&self) -> &dyn Sight {
+        &self.sight
     }
     fn systemd(&self) -> Outcome<&dyn Units> {
         if self.has_bus {
@@ -222,10 +231,12 @@ impl Units for FakeHost {
     }
     fn enable(&self, units: &[&str]) -> Outcome<()> {
         self.call(format!("enable {}", units.join(" ")));
+        self.sight.set_enabled(units, true);
         Ok(())
     }
     fn disable(&self, units: &[&str]) -> Outcome<()> {
         self.call(format!("disable {}", units.join(" ")));
+        self.sight.set_enabled(units, false);
         Ok(())
     }
     fn start(&self, unit: &str) -> Outcome<()> {
@@ -255,7 +266,14 @@ impl Units for FakeHost {
             status.main_pid = unit.ends_with(".service").then_some(*pid);
             status.status_text = Some("registered with http://127.0.0.1:8080".to_owned());
         }
+        if self.instances.borrow().iter().any(|instance| instance == unit) {
+            status.load_state = "loaded".to_owned();
+        }
+        self.sight.adjust(&mut status);
         Ok(status)
+    }
+    fn environment(&self, unit: &str) -> Outcome<Vec<String>> {
+        Ok(self.sight.environment(unit))
     }
     fn loaded(&self, pattern: &str) -> Outcome<Vec<String>> {
         let (before, after) = pattern.split_once('*').expect("a pattern with one star");

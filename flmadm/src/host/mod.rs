@@ -2,7 +2,10 @@
 
 #[cfg(test)]
 pub(crate) mod fake;
+#[cfg(test)]
+pub(crate) mod fake_sight;
 mod real;
+pub(crate) mod sight;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -95,6 +98,8 @@ pub(crate) trait Host {
     fn is_free(&self, port: u16) -> bool;
     /// Processes that run programs in `directory`.
     fn running_from(&self, directory: &Path) -> Vec<Process>;
+    /// What can be seen of the machine.
+    fn sight(&self) -> &dyn sight::Sight;
     /// The service manager.
     fn systemd(&self) -> Outcome<&dyn Units>;
 }
@@ -112,6 +117,8 @@ pub(crate) trait Units {
     fn stop(&self, unit: &str) -> Outcome<()>;
     fn reset_failed(&self, unit: &str) -> Outcome<()>;
     fn status(&self, unit: &str) -> Outcome<UnitStatus>;
+    /// Variables that a service has in its environment, as `NAME=value`, by its unit files.
+    fn environment(&self, unit: &str) -> Outcome<Vec<String>>;
     /// Names of the loaded units that match `pattern`.
     fn loaded(&self, pattern: &str) -> Outcome<Vec<String>>;
     /// Watches a unit until `look` finds something; `None` if it does not within `limit`.

@@ -11,6 +11,7 @@ use flame_core::HostNames;
 use flame_systemd::Systemd;
 use flame_systemd::manager::{SystemdError, UnitStatus};
 
+use super::sight::{RealSight, Sight};
 use super::{Account, Found, Host, Ids, Units};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::{self, Process};
@@ -137,6 +138,10 @@ impl Host for RealHost {
 
     fn running_from(&self, directory: &Path) -> Vec<Process> {
         processes::running_from(directory)
+    }
+
+    fn sight(&self) -> &dyn Sight {
+        &RealSight
     }
 
     fn systemd(&self) -> Outcome<&dyn Units> {
@@ -280,6 +285,10 @@ impl Units for SystemBus {
 
     fn status(&self, unit: &str) -> Outcome<UnitStatus> {
         self.wait(self.systemd.status(unit))
+    }
+
+    fn environment(&self, unit: &str) -> Outcome<Vec<String>> {
+        self.wait(self.systemd.environment(unit))
     }
 
     fn loaded(&self, pattern: &str) -> Outcome<Vec<String>> {

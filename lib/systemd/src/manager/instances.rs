@@ -81,6 +81,23 @@ impl Systemd {
         call("look at the paths of", &[unit], paths).await
     }
 
+    /// Variables that `unit` has in its environment, as `NAME=value`, by its files.
+    ///
+    /// # Errors
+    /// [`SystemdError::Call`], also if there is no such service.
+    pub async fn environment(&self, unit: &str) -> Result<Vec<String>, SystemdError> {
+        let variables = async {
+            let path = self.manager.load_unit(unit).await?;
+            let service = super::ServiceProxy::builder(&self.connection)
+                .path(path)
+                .cache_properties(CacheProperties::No)
+                .build()
+                .await?;
+            service.environment().await
+        };
+        call("look at the environment of", &[unit], variables).await
+    }
+
     /// Whether polkit is there, or can be started by D-Bus.
     ///
     /// # Errors

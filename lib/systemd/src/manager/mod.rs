@@ -282,6 +282,8 @@ impl Systemd {
             sub_state: unit.sub_state().await?,
             unit_file_state: unit.unit_file_state().await?,
             fragment_path: Some(unit.fragment_path().await?).filter(|path| !path.is_empty()),
+            drop_ins: unit.drop_in_paths().await?,
+            needs_reload: unit.need_daemon_reload().await?,
             invocation_id: hex(&unit.invocation_id().await?),
             active_since_us: Some(unit.active_enter_timestamp().await?).filter(|time| *time > 0),
             ..UnitStatus::named(name)
@@ -295,6 +297,9 @@ impl Systemd {
             status.result = Some(service.result().await?);
             status.exit_status = Some(service.exec_main_status().await?);
             status.main_pid = Some(service.main_pid().await?).filter(|pid| *pid > 0);
+            // The time of the last run stays when it is over.
+            status.main_since_us = Some(service.exec_main_start_timestamp().await?)
+                .filter(|time| *time > 0 && status.main_pid.is_some());
             status.restarts = Some(service.n_restarts().await?);
             status.status_text = Some(service.status_text().await?).filter(|text| !text.is_empty());
             status.memory_bytes = Some(service.memory_current().await?).filter(|bytes| *bytes < u64::MAX);

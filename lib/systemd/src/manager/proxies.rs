@@ -103,6 +103,12 @@ pub trait Unit {
     /// Path of the unit's file, empty if there is none.
     #[zbus(property(emits_changed_signal = "false"))]
     fn fragment_path(&self) -> zbus::Result<String>;
+    /// Files that change the settings of the unit's file.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn drop_in_paths(&self) -> zbus::Result<Vec<String>>;
+    /// Whether the files have changed since they were read.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn need_daemon_reload(&self) -> zbus::Result<bool>;
     /// Id of the current run, 16 bytes, or none.
     #[zbus(property(emits_changed_signal = "false"), name = "InvocationID")]
     fn invocation_id(&self) -> zbus::Result<Vec<u8>>;
@@ -127,6 +133,12 @@ pub trait Service {
     /// Process id of the main process, 0 if there is none.
     #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
     fn main_pid(&self) -> zbus::Result<u32>;
+    /// When the main process was started, in microseconds since 1970; 0 if there was none.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn exec_main_start_timestamp(&self) -> zbus::Result<u64>;
+    /// Variables of the environment that the unit sets, as `NAME=value`.
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn environment(&self) -> zbus::Result<Vec<String>>;
     /// Automatic restarts since the unit was last started by someone.
     #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
     fn n_restarts(&self) -> zbus::Result<u32>;

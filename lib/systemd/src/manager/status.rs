@@ -20,6 +20,10 @@ pub struct UnitStatus {
     pub unit_file_state: String,
     /// Path of the unit file.
     pub fragment_path: Option<String>,
+    /// Files that change the unit file's settings, in the order in which they are read.
+    pub drop_ins: Vec<String>,
+    /// Whether the files have changed since systemd read them.
+    pub needs_reload: bool,
     /// Id of the current run, as `journalctl _SYSTEMD_INVOCATION_ID=` takes it.
     pub invocation_id: Option<String>,
     /// When it became active, in microseconds since 1970.
@@ -30,6 +34,8 @@ pub struct UnitStatus {
     pub exit_status: Option<i32>,
     /// Process id of a service.
     pub main_pid: Option<u32>,
+    /// When the main process was started, in microseconds since 1970.
+    pub main_since_us: Option<u64>,
     /// Automatic restarts of a service.
     pub restarts: Option<u32>,
     /// What a service says about itself.
@@ -49,11 +55,14 @@ impl UnitStatus {
             sub_state: "dead".to_owned(),
             unit_file_state: String::new(),
             fragment_path: None,
+            drop_ins: Vec::new(),
+            needs_reload: false,
             invocation_id: None,
             active_since_us: None,
             result: None,
             exit_status: None,
             main_pid: None,
+            main_since_us: None,
             restarts: None,
             status_text: None,
             memory_bytes: None,
