@@ -10,7 +10,7 @@ use crate::compile::BuildArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
-use crate::{logs, services, verify};
+use crate::{config, logs, services, verify};
 
 /// Installs, removes and watches Flame on this machine.
 #[derive(Debug, Parser)]
@@ -47,6 +47,9 @@ pub(crate) enum Command {
     Disable(services::EnableArgs),
     /// Show what services logged
     Logs(logs::LogsArgs),
+    /// Check, show and change settings
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Check that everything is as it was installed; exit code 3 if something is not
     Verify(verify::VerifyArgs),
     /// Print a completion script

@@ -5,6 +5,7 @@ mod bundle;
 mod cli;
 mod cluster_config;
 mod compile;
+mod config;
 #[allow(dead_code, reason = "install calls it")]
 mod environment;
 #[allow(dead_code, reason = "install calls it")]
@@ -123,6 +124,7 @@ fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()
         Command::Enable(args) => enable(host, services::Verb::Enable, &args, out),
         Command::Disable(args) => enable(host, services::Verb::Disable, &args, out),
         Command::Logs(args) => logs::run(host, &args, &mut Output::new(args.output, out)),
+        Command::Config(command) => config::run(host, &command, &mut Output::new(command.output(), out)),
         Command::Verify(args) => verify::run(host, &args, &mut Output::new(args.output, out)),
         Command::Completion { shell } => print(out, manual::completion(shell).as_bytes()),
         Command::Man { words, dir: None } => print(out, manual::page(&words)?.as_bytes()),

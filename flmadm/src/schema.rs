@@ -13,6 +13,13 @@ const ALL: &[(&str, Make)] = &[
     ("bundle-keygen", || schemars::schema_for!(crate::bundle::Keys)),
     ("bundle-show", || schemars::schema_for!(crate::bundle::Shown)),
     ("bundle-verify", || schemars::schema_for!(crate::bundle::Verified)),
+    ("config-check", || {
+        schemars::schema_for!(crate::config::CheckReport)
+    }),
+    ("config-get", || schemars::schema_for!(crate::config::Setting)),
+    ("config-set", || schemars::schema_for!(crate::config::Changed)),
+    ("config-show", || schemars::schema_for!(crate::config::ShowReport)),
+    ("config-unset", || schemars::schema_for!(crate::config::Changed)),
     ("disable", || schemars::schema_for!(crate::services::Report)),
     ("enable", || schemars::schema_for!(crate::services::Report)),
     ("error", || schemars::schema_for!(crate::failure::Document)),

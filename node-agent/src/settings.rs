@@ -106,35 +106,17 @@ impl Settings {
     /// Every setting as it is in effect: its key, its value, and where it is from.
     #[must_use]
     pub fn effective(&self) -> Vec<(Key, Value, String)> {
-        let seconds = |time: Option<std::time::Duration>| match time {
-            Some(time) => json!(format!("{}s", time.as_secs())),
-            None => json!("off"),
-        };
-        let config = &self.config;
         let value = |key| match key {
             Key::Name => json!(self.node.as_str()),
-            Key::Labels => json!(config.labels),
             Key::Addresses => json!(self.addresses()),
             Key::Cpu => json!(self.capacity.cpu),
             Key::Memory => json!(self.capacity.memory),
             Key::Gpu => json!(self.capacity.gpu),
-            Key::ReservedCpu => json!(config.reserved.cpu),
-            Key::ReservedMemory => json!(config.reserved.memory),
-            Key::Slots => json!(config.slots),
-            Key::Runtime => json!(config.runtime.as_str()),
-            Key::Sandbox => json!(config.sandbox.as_str()),
-            Key::WorkDirectories => json!(config.work_directories),
-            Key::Standby => json!(config.standby),
-            Key::StartTimeout => seconds(Some(config.patience.start)),
-            Key::EnterTimeout => seconds(config.patience.enter),
-            Key::DrainTimeout => seconds(Some(config.life.drain_timeout)),
-            Key::IdleTimeout => seconds(config.life.idle_timeout),
-            Key::MaxLifetime => seconds(config.life.max_lifetime),
-            Key::Ephemeral => json!(config.life.ephemeral),
+            key => json!(self.config.value(key)),
         };
         let origin = |key| match (self.said.get(key), key) {
             (Some(setting), _) => setting.origin.to_string(),
-            (None, Key::Name | Key::Addresses | Key::Cpu | Key::Memory | Key::Gpu) => "detected".to_owned(),
+            (None, key) if NodeConfig::is_detected(key) => "detected".to_owned(),
             (None, _) => "default".to_owned(),
         };
         let all = Key::ALL.iter();

@@ -82,6 +82,15 @@ impl Draft {
         write(self.temporary.as_file_mut()).map_err(at("write", &self.path))
     }
 
+    /// Gives the draft to this user and group, by number.
+    ///
+    /// # Errors
+    /// Only root may give files away.
+    pub fn set_owner(&mut self, uid: u32, gid: u32) -> Result<(), WriteError> {
+        std::os::unix::fs::fchown(self.temporary.as_file(), Some(uid), Some(gid))
+            .map_err(at("set the owner of", &self.path))
+    }
+
     /// Puts the draft in its place with permission bits `mode`, whatever is there.
     ///
     /// # Errors

@@ -213,6 +213,15 @@ pub struct CacheConfig {
 }
 
 impl ClusterConfig {
+    /// Every key that has a value, with its parents.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        let is_table = |key: &str| {
+            KEYS.iter()
+                .any(|other| other.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        };
+        KEYS.iter().copied().filter(move |key| !is_table(key))
+    }
+
     /// Reads and checks the file at `path`.
     ///
     /// # Errors

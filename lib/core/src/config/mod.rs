@@ -119,7 +119,9 @@ pub fn from_yaml<T: DeserializeOwned>(text: &str, known: &[&str]) -> Result<T, C
 /// typing errors: swapped, missing and doubled letters stay above it.
 const WORTH_SUGGESTING: f64 = 0.6;
 
-pub(crate) fn nearest(key: &str, known: &[&str]) -> String {
+/// What to say of a `key` that is none of those that are `known`: the nearest of them, or those beside it.
+#[must_use]
+pub fn nearest(key: &str, known: &[&str]) -> String {
     let generic: Vec<&str> = key
         .split('.')
         .map(|part| {

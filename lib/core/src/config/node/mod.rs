@@ -4,6 +4,7 @@
 //! line. [`Said`] collects what was said and where, and [`Said::check`] makes a [`NodeConfig`] of it or
 //! lists everything that is wrong, so that tools and people mend it in one go.
 
+mod effective;
 mod file;
 mod said;
 

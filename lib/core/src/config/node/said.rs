@@ -11,7 +11,7 @@ use super::{DEFAULT_DRAIN_TIMEOUT, DEFAULT_STANDBY, LifeConfig, NodeConfig, Pati
 use crate::{NodeName, Resources, duration, label, size};
 
 /// What stands for "no limit" in a time.
-const OFF: &str = "off";
+pub(super) const OFF: &str = "off";
 /// More executors than a kernel has processes for are a typing error.
 const MAX_SLOTS: u32 = 100_000;
 /// Each takes a megabyte, and more cannot be started at the same time with any gain.
