@@ -52,6 +52,8 @@ pub(crate) enum Command {
     Config(config::ConfigCommand),
     /// Check that everything is as it was installed; exit code 3 if something is not
     Verify(verify::VerifyArgs),
+    /// Run a cluster of plain processes on this machine, without systemd and root
+    Dev(Box<crate::dev::DevArgs>),
     /// Print a completion script
     Completion {
         /// The shell to complete in

@@ -27,6 +27,8 @@ use crate::profile::Profile;
 use nodes::NodeReport;
 use ports::Port;
 
+pub(crate) use table::span;
+
 /// Errors in the journal that are older are no news, in microseconds.
 const ERRORS_SINCE: i64 = 24 * 60 * 60 * 1_000_000;
 /// Errors that are read to find the last one of each service.

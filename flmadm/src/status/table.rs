@@ -139,7 +139,7 @@ fn error(unit: &UnitReport, now: SystemTime) -> Option<String> {
 }
 
 /// A span of time in its two largest units.
-fn span(time: Duration) -> String {
+pub(crate) fn span(time: Duration) -> String {
     let seconds = time.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),
