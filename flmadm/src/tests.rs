@@ -188,3 +188,29 @@ fn texts_for_people_are_the_documented_ones() {
         crate::golden::check(&format!("text/{name}.txt"), &text);
     }
 }
+
+#[test]
+fn a_dev_cluster_that_is_not_there_is_said_so() {
+    let host = FakeHost::new();
+    let prefix = host.path("dev").display().to_string();
+    for (line, code, part) in [
+        ("up --no-install", 3, "nothing is installed in"),
+        ("restart", 3, "nothing is installed in"),
+        ("status", 3, "nothing is installed in"),
+        ("down", 0, "Nothing runs in"),
+        ("down --clean", 0, "Nothing runs in"),
+        ("logs", 0, "No logs in"),
+        ("logs nobody", 1, "there is no daemon \"nobody\""),
+        ("logs -f -o json", 1, "cannot be one JSON document"),
+        ("up --bin-dir /nonexistent", 2, "/nonexistent has no"),
+        ("up --nodes 0", 1, "--nodes"),
+        ("up --resources cpu=x", 1, "--resources"),
+        ("up --endpoint nowhere", 1, "--endpoint"),
+        ("up --no-install --skip-build", 1, "--skip-build"),
+    ] {
+        let (found, out, err) = run(&host, &format!("dev {line} --prefix {prefix}"));
+        assert_eq!(found, code, "{line}: {out}{err}");
+        assert!(format!("{out}{err}").contains(part), "{line}: {out}{err}");
+        assert!(!host.path("dev").exists(), "{line} has made something");
+    }
+}
