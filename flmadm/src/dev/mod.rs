@@ -1,10 +1,12 @@
 //! `flmadm dev`: a cluster of plain processes on this machine, without systemd and root.
 
+mod begin;
 mod cluster;
 mod core;
 #[cfg(test)]
 mod core_tests;
 mod down;
+mod installing;
 mod launch;
 mod leftovers;
 mod log_file;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::up::{self, Wish};
-use super::{DevPrefix, down};
+use super::begin::{self, Wish};
+use super::{DevPrefix, down, installing, up};
 use crate::cli::OutputArg;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
@@ -30,7 +30,7 @@ pub(super) fn run(_host: &dyn Host, args: &RestartArgs, output: &mut Output<'_>)
     let cluster = args.at.cluster()?;
     // Before anything is stopped: a configuration that is broken must not cost a cluster that runs.
     let Some(config) = cluster.config()? else {
-        return Err(up::nothing_installed(&cluster));
+        return Err(installing::nothing_installed(&cluster));
     };
     let shape = cluster.shape().unwrap_or_default();
     down::end(&cluster, output)?;
@@ -45,5 +45,5 @@ pub(super) fn run(_host: &dyn Host, args: &RestartArgs, output: &mut Output<'_>)
             "somebody else has started the cluster meanwhile",
         ));
     }
-    up::begin(&cluster, &config, &wish, lock, output)
+    begin::begin(&cluster, &config, &wish, lock, output)
 }

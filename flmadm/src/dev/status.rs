@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::nodes::{self, NodeReport};
 use super::running::{self, DaemonReport, DaemonState};
-use super::{DevPrefix, up};
+use super::{DevPrefix, installing};
 use crate::cli::OutputArg;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::output::Output;
@@ -51,7 +51,7 @@ pub(crate) struct Report {
 pub(super) fn run(args: &StatusArgs, output: &mut Output<'_>) -> Outcome<()> {
     let cluster = args.at.cluster()?;
     let Some(config) = cluster.config()? else {
-        return Err(up::nothing_installed(&cluster));
+        return Err(installing::nothing_installed(&cluster));
     };
     let daemons = running::look(&cluster);
     let (nodes, problem) = match daemons.iter().any(|daemon| daemon.state == DaemonState::Running) {

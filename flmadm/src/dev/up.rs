@@ -1,35 +1,26 @@
 //! `flmadm dev up`: installs if needed, starts, and watches over the cluster or leaves somebody who does.
 
-use std::fs::File;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command as Process, Stdio};
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::Args;
 use flame_core::config::{ClusterConfig, Endpoint};
-use flame_core::fsutil::write_atomic;
 use flame_core::resources::Resources;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::cluster::{Cluster, SESSION_MANAGER, Shape};
+use super::begin::{self, Wish};
+use super::cluster::{Cluster, Shape};
 use super::nodes::{self, NodeReport};
-use super::running::{self, DaemonReport, DaemonState, Phase, Published};
-use super::supervise::{self, Told};
-use super::{DevPrefix, down, launch, log_file, ports, unsupervised};
-use crate::cli::{Cli, Command, OutputArg};
+use super::running::{self, DaemonReport, DaemonState};
+use super::{DevPrefix, installing};
+use crate::cli::OutputArg;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::host::Host;
-use crate::install;
 use crate::output::Output;
-use crate::ports::free_endpoint;
 
 /// How long nodes have to be ready: session manager and agent need less than a second, on a busy machine several.
 pub(super) const READY_SECONDS: u64 = 30;
-/// How often it is looked how far a supervisor in the background is.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
 #[derive(Debug, Args)]
 pub(super) struct UpArgs {
     #[command(flatten)]
@@ -37,7 +28,7 @@ pub(super) struct UpArgs {
     /// Address of the session manager; the next port is the node link, and the one 1000 above serves metrics
     /// [default: as before, else http://127.0.0.1:8080, or the next free ports if these are taken]
     #[arg(long, value_name = "URL")]
-    endpoint: Option<Endpoint>,
+    pub(super) endpoint: Option<Endpoint>,
     /// Number of nodes: each is a node agent with its share of this machine
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     nodes: u16,
@@ -47,16 +38,16 @@ pub(super) struct UpArgs {
     /// Directory of the programs to install, or to bring the installation up to date with [default: that of flmadm,
     /// if all are there]
     #[arg(long, value_name = "DIR")]
-    bin_dir: Option<PathBuf>,
+    pub(super) bin_dir: Option<PathBuf>,
     /// Install the programs that are built already in target/release of --src-dir
     #[arg(long, conflicts_with = "bin_dir")]
-    skip_build: bool,
+    pub(super) skip_build: bool,
     /// Directory of Flame's sources, to build from
     #[arg(long, value_name = "DIR", conflicts_with = "bin_dir")]
-    src_dir: Option<PathBuf>,
+    pub(super) src_dir: Option<PathBuf>,
     /// Start what is installed, as it is
     #[arg(long, conflicts_with_all = ["bin_dir", "skip_build", "src_dir"])]
-    no_install: bool,
+    pub(super) no_install: bool,
     /// Return when the cluster is ready; flmadm dev down ends it
     #[arg(short, long)]
     detach: bool,
@@ -87,14 +78,6 @@ pub(crate) struct Report {
     pub(super) nodes: Vec<NodeReport>,
 }
 
-/// How a cluster is to be started.
-#[derive(Debug)]
-pub(super) struct Wish {
-    pub(super) shape: Shape,
-    pub(super) in_background: bool,
-    pub(super) ready_within: Duration,
-}
-
 /// Starts a cluster.
 ///
 /// # Errors
@@ -115,13 +98,13 @@ pub(super) fn run(host: &dyn Host, args: &UpArgs, output: &mut Output<'_>) -> Ou
     {
         return Ok(());
     }
-    let config = installed(host, &cluster, args, output)?;
+    let config = installing::installed(host, &cluster, args, output)?;
     let lock = cluster.lock()?;
     // Somebody else may have been faster.
     if runs(&cluster, &config, args, output)? {
         return Ok(());
     }
-    begin(&cluster, &config, &wish, lock, output)
+    begin::begin(&cluster, &config, &wish, lock, output)
 }
 
 /// Whether the cluster runs already; says so. A part that does not run is only missed if somebody should start it.
@@ -179,253 +162,8 @@ fn runs(cluster: &Cluster, config: &ClusterConfig, args: &UpArgs, output: &mut O
     .hint("flmadm dev logs says why; flmadm dev restart starts everything anew"))
 }
 
-/// Installs if there is need, and gives the configuration.
-fn installed(
-    host: &dyn Host,
-    cluster: &Cluster,
-    args: &UpArgs,
-    output: &mut Output<'_>,
-) -> Outcome<ClusterConfig> {
-    let before = cluster.config()?;
-    if args.no_install {
-        return match (before, &args.endpoint) {
-            (None, _) => Err(nothing_installed(cluster)),
-            (Some(config), Some(wanted)) if config.endpoint != *wanted => Err(Failure::arguments(format!(
-                "{} is installed for {}, not {wanted}",
-                cluster.path().display(),
-                config.endpoint
-            ))
-            .hint("without --no-install its address is changed")),
-            (Some(config), _) => Ok(config),
-        };
-    }
-    let update = args.bin_dir.is_some() || args.skip_build || args.src_dir.is_some();
-    if let Some(config) = &before
-        && let Some(wanted) = args
-            .endpoint
-            .as_ref()
-            .filter(|wanted| **wanted != config.endpoint)
-    {
-        move_to(cluster, wanted)?;
-        output.progress(&format!(
-            "changed the endpoint from {} to {wanted}",
-            config.endpoint
-        ));
-    }
-    if before.is_none() || update {
-        let endpoint = match (&before, &args.endpoint) {
-            (Some(_), _) => None,
-            (None, Some(endpoint)) => Some(endpoint.url()),
-            (None, None) => Some(free_endpoint(host, &cluster.prefix)?),
-        };
-        install_into(host, cluster, args, endpoint, output)?;
-    }
-    cluster.config()?.ok_or_else(|| nothing_installed(cluster))
-}
-
-/// There is no cluster to start.
-pub(super) fn nothing_installed(cluster: &Cluster) -> Failure {
-    Failure::installation(format!("nothing is installed in {}", cluster.path().display()))
-        .hint("flmadm dev up installs it; --prefix names another directory")
-}
-
-fn install_into(
-    host: &dyn Host,
-    cluster: &Cluster,
-    args: &UpArgs,
-    endpoint: Option<String>,
-    output: &mut Output<'_>,
-) -> Outcome<()> {
-    // The same words as on the command line, so that what install learns holds here, too.
-    let mut words: Vec<std::ffi::OsString> = ["flmadm", "install", "--all", "--no-systemd", "--prefix"]
-        .map(Into::into)
-        .to_vec();
-    words.push(cluster.path().into());
-    let mut option = |name: &str, value: Option<std::ffi::OsString>| {
-        words.push(name.into());
-        words.extend(value);
-    };
-    if let Some(endpoint) = endpoint {
-        option("--endpoint", Some(endpoint.into()));
-    }
-    if let Some(directory) = &args.src_dir {
-        option("--src-dir", Some(directory.into()));
-    }
-    if args.skip_build {
-        option("--skip-build", None);
-    }
-    let beside = || std::env::current_exe().ok()?.parent().map(PathBuf::from);
-    let complete = |directory: &PathBuf| directory.join(SESSION_MANAGER).is_file();
-    let built = match (&args.bin_dir, args.skip_build || args.src_dir.is_some()) {
-        (Some(directory), _) => Some(directory.clone()),
-        (None, true) => None,
-        (None, false) => beside().filter(complete),
-    };
-    if let Some(directory) = built {
-        option("--bin-dir", Some(directory.into()));
-    }
-    let cli = Cli::try_parse_from(words)
-        .map_err(|error| Failure::arguments("install cannot be asked").because(error))?;
-    let Command::Install(install_args) = cli.command else {
-        return Err(Failure::arguments("install cannot be asked"));
-    };
-    let mut said = Vec::new();
-    install::run(
-        host,
-        &install_args,
-        &mut Output::new(install_args.output, &mut said),
-    )?;
-    output.line(String::from_utf8_lossy(&said).trim_end());
-    Ok(())
-}
-
-/// Changes the endpoint in the configuration, and nothing else in it.
-fn move_to(cluster: &Cluster, wanted: &Endpoint) -> Outcome<()> {
-    let path = cluster.prefix.config();
-    let text = std::fs::read_to_string(&path).map_err(|error| Failure::path("read", &path, error))?;
-    let changed = with_endpoint(&text, wanted).ok_or_else(|| {
-        Failure::arguments(format!("the endpoint in {} cannot be changed", path.display()))
-            .hint("write it there yourself, then start without --endpoint")
-    })?;
-    Ok(write_atomic(&path, changed.as_bytes(), 0o644)?)
-}
-
-/// `text` with the line that says `endpoint:` first saying something else, if that is all it takes.
-fn with_endpoint(text: &str, wanted: &Endpoint) -> Option<String> {
-    let line = text
-        .lines()
-        .find(|line| line.trim_start().starts_with("endpoint:"))?;
-    let indent = &line[..line.len() - line.trim_start().len()];
-    let changed = text.replacen(line, &format!("{indent}endpoint: \"{wanted}\""), 1);
-    let before = ClusterConfig::parse(text).ok()?;
-    let after = ClusterConfig::parse(&changed).ok()?;
-    let only = ClusterConfig {
-        endpoint: wanted.clone(),
-        metrics: after.metrics,
-        ..before
-    };
-    (after == only).then_some(changed)
-}
-
-/// Starts what is installed, for whoever has the lock.
-///
-/// # Errors
-/// It does not start.
-pub(super) fn begin(
-    cluster: &Cluster,
-    config: &ClusterConfig,
-    wish: &Wish,
-    lock: File,
-    output: &mut Output<'_>,
-) -> Outcome<()> {
-    if wish.shape.supervised {
-        // What a supervisor that was killed has left would be in the way.
-        for line in down::stop(cluster)?.killed {
-            output.progress(&format!("killed what was left: {line}"));
-        }
-    }
-    let manager_runs = running::by_pid_files(cluster, &wish.shape)
-        .iter()
-        .any(|daemon| daemon.name == SESSION_MANAGER && daemon.state == DaemonState::Running);
-    if !manager_runs {
-        ports::check(config)?;
-    }
-    cluster.remember(&wish.shape)?;
-    if !wish.shape.supervised {
-        let nodes = unsupervised::start(cluster, &wish.shape, config, wish.ready_within)?;
-        tell_ready(cluster, config, nodes, output, false);
-        return Ok(());
-    }
-    if !wish.in_background {
-        return in_foreground(cluster, config, wish, lock, output);
-    }
-    in_background(cluster, wish)?;
-    tell_ready(
-        cluster,
-        config,
-        nodes::list_now(config).unwrap_or_default(),
-        output,
-        false,
-    );
-    Ok(())
-}
-
-fn in_foreground(
-    cluster: &Cluster,
-    config: &ClusterConfig,
-    wish: &Wish,
-    lock: File,
-    output: &mut Output<'_>,
-) -> Outcome<()> {
-    let follows = output.is_for_people();
-    let longest = wish
-        .shape
-        .daemons()
-        .iter()
-        .map(|daemon| daemon.name.len())
-        .max()
-        .unwrap_or(0);
-    let mut show = |told: Told<'_>| match told {
-        Told::Did(text) => output.line(&format!("{:longest$} | {text}", "flmadm")),
-        Told::Logged { daemon, line } => output.line(&format!("{daemon:longest$} | {line}")),
-        Told::Ready(nodes) => tell_ready(cluster, config, nodes.to_vec(), output, true),
-    };
-    supervise::watch(
-        cluster,
-        &wish.shape,
-        wish.ready_within,
-        Some(lock),
-        follows,
-        &mut show,
-    )
-}
-
-/// Leaves a supervisor in the background and waits until it says that nodes are ready.
-fn in_background(cluster: &Cluster, wish: &Wish) -> Outcome<()> {
-    let log = cluster.log("supervisor");
-    let failed = |error| Failure::new(Kind::Start, "cannot start the supervisor").because(error);
-    log_file::bound(&log).map_err(|error| Failure::path("cut", &log, error))?;
-    if let Some(directory) = log.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| Failure::path("make", directory, error))?;
-    }
-    let opened = File::options()
-        .create(true)
-        .append(true)
-        .open(&log)
-        .map_err(|error| Failure::path("write", &log, error))?;
-    let mut supervisor = Process::new(launch::OURSELVES)
-        .arg0("flmadm")
-        .args(["dev", "supervise", "--prefix"])
-        .arg(cluster.path())
-        .args(["--timeout", &wish.ready_within.as_secs().to_string()])
-        // It is none of its own processes.
-        .env_remove(super::leftovers::MARK)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(opened.try_clone().map_err(failed)?)
-        .stderr(opened)
-        .spawn()
-        .map_err(failed)?;
-    loop {
-        // In this order: what it writes at its end is read.
-        let ended = supervisor.try_wait().map_err(failed)?;
-        let published = Published::read(cluster);
-        if let Some(status) = ended {
-            let said = published.and_then(|published| published.failure);
-            return Err(match said {
-                Some(why) => Failure::new(Kind::Start, why),
-                None => Failure::new(Kind::Start, format!("the supervisor ended ({status})"))
-                    .hint(format!("see {}", log.display())),
-            });
-        }
-        if published.is_some_and(|published| published.phase == Phase::Ready) {
-            return Ok(());
-        }
-        std::thread::sleep(LOOK_INTERVAL);
-    }
-}
-
-fn tell_ready(
+/// Says that the cluster is ready, and how it is used.
+pub(super) fn tell_ready(
     cluster: &Cluster,
     config: &ClusterConfig,
     nodes: Vec<NodeReport>,
@@ -498,22 +236,5 @@ mod tests {
             text.contains("with 1 node.") && text.contains("Ctrl-C, or flmadm dev down"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn only_the_endpoint_is_changed() {
-        let wanted: Endpoint = "http://127.0.0.1:9000".parse().expect("an endpoint");
-        let text =
-            "# mine\ncluster:\n  name: a\n  endpoint: http://127.0.0.1:8080 # here\n  policies: [drf]\n";
-        assert_eq!(
-            with_endpoint(text, &wanted).as_deref(),
-            Some("# mine\ncluster:\n  name: a\n  endpoint: \"http://127.0.0.1:9000\"\n  policies: [drf]\n")
-        );
-        for odd in [
-            "cache:\n  endpoint: grpc://127.0.0.1:9090\ncluster:\n  name: a\n  endpoint: http://127.0.0.1:8080\n",
-            "cluster: {name: a, endpoint: \"http://127.0.0.1:8080\"}\n",
-        ] {
-            assert_eq!(with_endpoint(odd, &wanted), None, "{odd}");
-        }
     }
 }
