@@ -12,6 +12,11 @@ const SELDOM: Duration = Duration::from_secs(15);
 /// Between two pictures of the clock in the bar.
 const TICK: Duration = Duration::from_millis(200);
 
+/// The bar before it is known how many packages there are, as while sources are downloaded.
+const WAITING: &str = "  [{elapsed_precise}] {wide_msg}";
+/// The bar then.
+const COUNTING: &str = "  [{elapsed_precise}] [{bar:30}] {human_pos}/{human_len} packages  {wide_msg}";
+
 /// Where and how it is shown.
 pub(super) struct Display<'a> {
     err: &'a mut dyn Write,
@@ -85,8 +90,13 @@ impl<'a> Display<'a> {
                 }
             }
             How::Bar(bar) => {
-                if let Some(total) = count.total() {
-                    bar.set_length(total as u64);
+                match (count.total(), bar.length()) {
+                    (Some(total), None) => {
+                        bar.set_length(total as u64);
+                        bar.set_style(style(COUNTING));
+                    }
+                    (Some(total), _) => bar.set_length(total as u64),
+                    _ => {}
                 }
                 bar.set_position(count.done() as u64);
                 bar.set_message(name.to_owned());
@@ -125,15 +135,15 @@ fn progress(count: &Count) -> String {
 
 fn bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-    // Without a length indicatif leaves the bar out.
-    let style = ProgressStyle::with_template(
-        "  [{elapsed_precise}] [{bar:30}] {human_pos}/{human_len} packages  {wide_msg}",
-    );
-    if let Ok(style) = style {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    bar.set_style(style(WAITING));
     bar.enable_steady_tick(TICK);
     bar
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("=> ")
 }
 
 #[cfg(test)]
@@ -150,6 +160,13 @@ mod tests {
             (false, Some("xterm"), false),
         ] {
             assert_eq!(is_capable(terminal, kind), capable, "{terminal} {kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_pictures_of_the_bar_can_be_drawn() {
+        for template in [WAITING, COUNTING] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }
 
