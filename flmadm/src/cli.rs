@@ -10,6 +10,9 @@ use crate::compile::BuildArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
+use crate::releases::ReleasesArgs;
+use crate::repair::RepairArgs;
+use crate::upgrade::{HealthArgs, RollbackArgs, UpgradeArgs};
 use crate::{config, logs, services, verify};
 
 /// Installs, removes and watches Flame on this machine.
@@ -28,6 +31,14 @@ fn after_help() -> String {
 pub(crate) enum Command {
     /// Install Flame, or bring an installation up to date
     Install(Box<InstallArgs>),
+    /// Switch to another release; it is taken back if it does not work
+    Upgrade(Box<UpgradeArgs>),
+    /// Switch back to an earlier release
+    Rollback(RollbackArgs),
+    /// List the releases that are there
+    Releases(ReleasesArgs),
+    /// Finish or undo a change that was interrupted
+    Repair(RepairArgs),
     /// Remove what install made
     Uninstall(UninstallArgs),
     /// Show the services of an installation; exit code 5 if one is not active
@@ -75,6 +86,16 @@ pub(crate) enum Command {
         /// For json-schema: the command; without one, those that have one are listed
         of: Option<String>,
     },
+}
+
+impl Command {
+    /// The installation that the command looks at without changing it.
+    pub(crate) fn looks_at(&self) -> Option<&PrefixArg> {
+        match self {
+            Self::Status(args) => Some(&args.at),
+            _ => None,
+        }
+    }
 }
 
 /// How results are printed.
@@ -183,6 +204,11 @@ pub(crate) struct InstallArgs {
     /// Replace an existing configuration (kept as .bak) and units of another installation
     #[arg(long)]
     pub(crate) force: bool,
+    /// Take configuration and data from this backup of an earlier installation, and its profiles if none is chosen
+    #[arg(long, value_name = "DIR")]
+    pub(crate) restore: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) health: HealthArgs,
     /// Print what would be done and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -1,7 +1,9 @@
 //! `flmadm`, the administrator's command line: installs, removes and watches Flame on one machine.
 
 mod accounts;
+mod backup;
 mod bundle;
+mod change;
 mod cli;
 mod cluster_config;
 mod compile;
@@ -12,6 +14,8 @@ mod environment;
 #[allow(dead_code, reason = "install calls it")]
 mod examples;
 mod failure;
+mod files;
+mod gate;
 #[cfg(test)]
 mod golden;
 mod host;
@@ -29,12 +33,18 @@ mod processes;
 mod profile;
 #[allow(dead_code, unused_imports, reason = "install calls it")]
 mod python;
+mod release;
+mod releases;
+mod repair;
 mod schema;
 mod services;
 mod status;
+mod step;
 mod style;
+mod transaction;
 mod uninstall;
 mod unit_files;
+mod upgrade;
 mod verify;
 mod work_directories;
 
@@ -76,6 +86,9 @@ fn run(
         Ok(parsed) => parsed,
         Err(error) => return unparsed(&error, &words, out, err),
     };
+    if let Some(warning) = warning(host, &cli.command) {
+        let _ = writeln!(err, "warning: {warning}");
+    }
     let mut out = output::Once::new(out);
     match execute(host, cli.command, &mut out) {
         Ok(()) => 0,
@@ -88,6 +101,12 @@ fn run(
             failure.kind as u8
         }
     }
+}
+
+/// What commands say that only look: those that change something put things in order first.
+fn warning(host: &dyn Host, command: &Command) -> Option<String> {
+    let prefix = command.looks_at()?.prefix().ok()?;
+    transaction::warning(host, &prefix)
 }
 
 /// Ends for a command line that asks for help, or cannot be understood.
@@ -116,6 +135,10 @@ fn unparsed(error: &clap::Error, words: &[OsString], out: &mut dyn Write, err: &
 fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()> {
     match command {
         Command::Install(args) => install::run(host, &args, &mut Output::new(args.output, out)),
+        Command::Upgrade(args) => upgrade::run(host, &args, &mut Output::new(args.output, out)),
+        Command::Rollback(args) => upgrade::run_rollback(host, &args, &mut Output::new(args.output, out)),
+        Command::Releases(args) => releases::run(host, &args, &mut Output::new(args.output, out)),
+        Command::Repair(args) => repair::run(host, &args, &mut Output::new(args.output, out)),
         Command::Uninstall(args) => uninstall::run(host, &args, &mut Output::new(args.output, out)),
         Command::Status(args) => status::run(host, &args, &mut Output::new(args.output, out)),
         Command::Bundle(command) => bundle::run(host, &command, out),

@@ -10,14 +10,25 @@ use sha2::{Digest, Sha256};
 use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 use crate::profile::Profile;
-use crate::unit_files::is_template;
+use crate::unit_files::{RECOVERY, is_template};
+
+/// Version of the manifest's format: 2 has releases.
+pub(crate) const FORMAT: u32 = 2;
 
 /// What an installation consists of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Manifest {
-    /// Version of Flame that was installed last.
+    /// Version of this file's format, see [`FORMAT`].
+    pub(crate) format: u32,
+    /// Version of Flame that is current.
     pub(crate) version: String,
+    /// Name of the current release's directory in `releases/`; empty if there is none.
+    #[serde(default)]
+    pub(crate) release: String,
+    /// Names of all releases that are there, oldest first.
+    #[serde(default)]
+    pub(crate) releases: Vec<String>,
     /// The installation's own directory.
     pub(crate) prefix: PathBuf,
     /// Its name, if it is one of several on the host.
@@ -62,7 +73,10 @@ pub(crate) struct FileRecord {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum FileKind {
+    /// A program of a release.
     Program,
+    /// Another file of a release.
+    Release,
     Link,
     Config,
     Unit,
@@ -107,11 +121,41 @@ impl Manifest {
             Failure::installation(format!("{} is broken: {why}", path.display()))
                 .hint("restore it from a backup; it says what belongs to the installation")
         };
-        let manifest: Self = toml::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        let table: toml::Table = toml::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        let format = table.get("format").and_then(toml::Value::as_integer).unwrap_or(1);
+        if format != i64::from(FORMAT) {
+            return Err(Failure::installation(format!(
+                "the installation in {} was made by another version of flmadm (format {format}, and not {FORMAT})",
+                prefix.path().display()
+            ))
+            .hint(format!(
+                "that installation's own program can remove it: {}",
+                prefix.join("sbin/flmadm").display()
+            )));
+        }
+        let manifest: Self = table.try_into().map_err(|error| broken(error.to_string()))?;
         if manifest.prefix != prefix.path() {
             return Err(broken(format!("it belongs to {}", manifest.prefix.display())));
         }
         Ok(Some(manifest))
+    }
+
+    /// The profiles of the installation that the backup in `directory` is of.
+    ///
+    /// # Errors
+    /// The backup does not say.
+    pub(crate) fn profiles_of_backup(directory: &Path) -> Outcome<Vec<Profile>> {
+        let path = directory.join("manifest.toml");
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            Failure::path("read", &path, error)
+                .hint("name the directory that an uninstall has left, or choose profiles")
+        })?;
+        let manifest: Self = toml::from_str(&text).map_err(|error| {
+            Failure::installation(format!("{} is broken", path.display()))
+                .because(error)
+                .hint("choose the profiles yourself, e.g. --all")
+        })?;
+        Ok(manifest.profiles)
     }
 
     /// The text of the file.
@@ -119,8 +163,11 @@ impl Manifest {
     /// # Errors
     /// A path is not UTF-8.
     pub(crate) fn text(&self) -> Outcome<String> {
-        let body = toml::to_string(self)
-            .map_err(|error| Failure::installation("cannot write down what is installed").because(error))?;
+        let body = toml::to_string(&Self {
+            format: FORMAT,
+            ..self.clone()
+        })
+        .map_err(|error| Failure::installation("cannot write down what is installed").because(error))?;
         Ok(format!(
             "# Written by flmadm; uninstall needs it. Do not change it.\n{body}"
         ))
@@ -154,18 +201,22 @@ impl Manifest {
         self.loadable().filter(|unit| !unit.ends_with(".slice"))
     }
 
-    /// The services among the units.
+    /// The services among the units that run all the time.
     pub(crate) fn services(&self) -> impl DoubleEndedIterator<Item = &str> {
-        self.loadable().filter(|unit| unit.ends_with(".service"))
+        let recovery = self.names().own(RECOVERY);
+        self.loadable()
+            .filter(move |unit| unit.ends_with(".service") && *unit != recovery)
     }
 }
 
 /// Hash of `bytes` in hexadecimal.
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hex(&Sha256::digest(bytes))
+}
+
+/// `bytes` in hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Hash of the file at `path` in hexadecimal; `None` if there is none.
@@ -180,20 +231,14 @@ pub(crate) fn sha256_of(path: &Path) -> Outcome<Option<String>> {
         Err(error) => return Err(failed(error)),
     };
     let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
+    let mut buffer = vec![0; 1 << 18];
     loop {
         match std::io::Read::read(&mut file, &mut buffer).map_err(failed)? {
             0 => break,
             length => hasher.update(&buffer[..length]),
         }
     }
-    Ok(Some(
-        hasher
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect(),
-    ))
+    Ok(Some(hex(&hasher.finalize())))
 }
 
 #[cfg(test)]
@@ -207,7 +252,10 @@ mod tests {
         assert_eq!(Manifest::load(&prefix).expect("looked"), None);
         let manifest = Manifest {
             instance: None,
+            format: FORMAT,
             version: "1.2.3".to_owned(),
+            release: "1.2.3".to_owned(),
+            releases: vec!["1.2.2".to_owned(), "1.2.3".to_owned()],
             prefix: prefix.path().to_owned(),
             systemd: true,
             profiles: crate::profile::ALL.to_vec(),

@@ -1,17 +1,30 @@
 //! What a command prints: progress and results for people, or one JSON document.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
 
 use clap::ArgMatches;
+use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::cli::{Format, OutputArg};
+
+/// How often the sign moves that something is waited for.
+const TICK: Duration = Duration::from_millis(100);
 
 /// Where a command prints to.
 pub(crate) struct Output<'a> {
     format: Format,
     out: &'a mut dyn Write,
+    /// What is waited for, on a terminal.
+    waiting: Option<ProgressBar>,
+}
+
+impl Drop for Output<'_> {
+    fn drop(&mut self) {
+        self.is_over();
+    }
 }
 
 impl<'a> Output<'a> {
@@ -19,6 +32,26 @@ impl<'a> Output<'a> {
         Self {
             format: output.format,
             out,
+            waiting: None,
+        }
+    }
+
+    /// A thing that is under way, shown on a terminal until the next line.
+    pub(crate) fn doing(&mut self, what: &str) {
+        if !self.is_for_people() || !std::io::stderr().is_terminal() {
+            return;
+        }
+        let bar = self.waiting.get_or_insert_with(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        bar.set_message(what.to_owned());
+    }
+
+    fn is_over(&mut self) {
+        if let Some(bar) = self.waiting.take() {
+            bar.finish_and_clear();
         }
     }
 
@@ -62,6 +95,7 @@ impl<'a> Output<'a> {
     }
 
     fn write(&mut self, text: &str) {
+        self.is_over();
         // A reader that went away (`| head`) must not stop an installation half-way.
         let _ = writeln!(self.out, "{text}");
     }

@@ -50,7 +50,9 @@ const SYSTEM: [&str; 15] = [
     "/etc",
 ];
 /// Directories that services do not see or that do not outlive a boot.
-const FLEETING: [&str; 3] = ["/tmp", "/var/tmp", "/run"];
+const FLEETING: [&str; 4] = ["/tmp", "/var/tmp", "/run", MEMORY];
+/// Of the directories of the system, everybody may use this one.
+const MEMORY: &str = "/dev/shm";
 
 /// The directory of an installation, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +125,21 @@ impl Prefix {
         self.join("bin")
     }
 
+    /// Where releases lie.
+    pub(crate) fn releases(&self) -> PathBuf {
+        self.join("releases")
+    }
+
+    /// Directory of a release.
+    pub(crate) fn release(&self, id: &str) -> PathBuf {
+        self.releases().join(id)
+    }
+
+    /// Link to the current release, through which everything is found.
+    pub(crate) fn current(&self) -> PathBuf {
+        self.join("current")
+    }
+
     pub(crate) fn config(&self) -> PathBuf {
         self.join("conf/flame-cluster.yaml")
     }
@@ -161,7 +178,8 @@ fn lexical(path: &Path) -> Outcome<PathBuf> {
 
 fn refuse_system(path: &Path, given: &Path) -> Outcome<()> {
     let shared = SHARED.iter().any(|shared| path == Path::new(shared));
-    let system = SYSTEM.iter().any(|system| path.starts_with(system));
+    let is_memory = path.starts_with(MEMORY) && path != Path::new(MEMORY);
+    let system = !is_memory && SYSTEM.iter().any(|system| path.starts_with(system));
     let home = path.parent() == Some(Path::new("/home"));
     if !(shared || system || home) {
         return Ok(());
@@ -202,7 +220,8 @@ mod tests {
             "/usr/lib/flame",
             "/bin",
             "/proc/1",
-            "/dev/shm/flame",
+            "/dev/shm",
+            "/dev/flame",
             "/var",
             "/var/lib",
             "/opt",
@@ -229,6 +248,7 @@ mod tests {
             ("/home/me/flame", "/home/me/flame"),
             ("/tmp/flame-dev", "/tmp/flame-dev"),
             ("/usrlocal", "/usrlocal"),
+            ("/dev/shm/flame", "/dev/shm/flame"),
         ] {
             assert_eq!(
                 Prefix::new(Path::new(path)).expect(path).path(),

@@ -17,7 +17,7 @@ pub(crate) struct Process {
 /// The kernel's mark on a program whose file was replaced or removed.
 const DELETED: &str = " (deleted)";
 
-/// Processes whose program is in `directory`, as far as we may look at them; without ourselves.
+/// Processes whose program is somewhere in `directory`, as far as we may look at them; without ourselves.
 pub(crate) fn running_from(directory: &Path) -> Vec<Process> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();
@@ -39,7 +39,8 @@ pub(crate) fn running_from(directory: &Path) -> Vec<Process> {
 
 fn program(executable: &Path, directory: &Path) -> Option<String> {
     let path = PathBuf::from(executable.to_str()?.trim_end_matches(DELETED));
-    (path.parent() == Some(directory)).then(|| path.file_name()?.to_str().map(str::to_owned))?
+    path.starts_with(directory)
+        .then(|| path.file_name()?.to_str().map(str::to_owned))?
 }
 
 #[cfg(test)]

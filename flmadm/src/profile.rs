@@ -90,6 +90,11 @@ pub(crate) fn daemons() -> impl Iterator<Item = (&'static str, &'static str)> {
     .into_iter()
 }
 
+/// Whether the command line asks for any profile.
+pub(crate) fn is_chosen(args: &InstallArgs) -> bool {
+    args.all || args.cache || args.control_plane || args.worker || args.client
+}
+
 /// The profiles that the command line asks for.
 ///
 /// # Errors

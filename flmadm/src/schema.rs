@@ -30,6 +30,15 @@ const ALL: &[(&str, Make)] = &[
     ("logs", || schemars::schema_for!(crate::logs::Entry)),
     ("restart", || schemars::schema_for!(crate::services::Report)),
     ("start", || schemars::schema_for!(crate::services::Report)),
+    ("install", || schemars::schema_for!(crate::install::Report)),
+    ("install-dry-run", || {
+        schemars::schema_for!(crate::install::DryRun)
+    }),
+    ("releases", || schemars::schema_for!(crate::releases::Report)),
+    ("repair", || schemars::schema_for!(crate::repair::Report)),
+    ("rollback", || schemars::schema_for!(crate::install::Report)),
+    ("uninstall", || schemars::schema_for!(crate::uninstall::Report)),
+    ("upgrade", || schemars::schema_for!(crate::install::Report)),
     ("status", || schemars::schema_for!(crate::status::Report)),
     ("stop", || schemars::schema_for!(crate::services::Report)),
     ("verify", || schemars::schema_for!(crate::verify::Report)),

@@ -12,6 +12,9 @@ use crate::profile::{MORE_AGENTS, NODE_AGENT, Profile, SESSION_MANAGER};
 pub(crate) const TARGET: &str = "flame.target";
 const SLICE: &str = "flame.slice";
 
+/// Undoes an interrupted change, see its file.
+pub(crate) const RECOVERY: &str = "flame-recovery.service";
+
 /// The templates of executors.
 pub(crate) const EXECUTORS: [&str; 3] = [
     "flame-executor@.service",
@@ -20,7 +23,7 @@ pub(crate) const EXECUTORS: [&str; 3] = [
 ];
 
 /// Every template with the unit's name. The files are the one source of the units.
-const TEMPLATES: [(&str, &str); 9] = [
+const TEMPLATES: [(&str, &str); 10] = [
     (SLICE, include_str!("../../units/flame.slice")),
     (TARGET, include_str!("../../units/flame.target")),
     (
@@ -43,6 +46,7 @@ const TEMPLATES: [(&str, &str); 9] = [
         "flame-executor-open@.service",
         include_str!("../../units/flame-executor-open@.service"),
     ),
+    (RECOVERY, include_str!("../../units/flame-recovery.service")),
     (NODE_AGENT, include_str!("../../units/flame-node-agent.service")),
     (MORE_AGENTS, include_str!("../../units/flame-node-agent@.service")),
 ];
@@ -65,8 +69,14 @@ pub(crate) struct UnitFile {
     pub(crate) text: String,
 }
 
-/// The units of `profiles` in an installation with these `names`, in the order in which they are started.
-pub(crate) fn render(prefix: &Prefix, names: &HostNames, profiles: &[Profile]) -> Vec<UnitFile> {
+/// The units of `profiles` in an installation with these `names`, in the order in which they are started. Changes of it
+/// have their journal in `place`.
+pub(crate) fn render(
+    prefix: &Prefix,
+    names: &HostNames,
+    place: &Path,
+    profiles: &[Profile],
+) -> Vec<UnitFile> {
     let units: Vec<&str> = profiles
         .iter()
         .flat_map(|profile| profile.units())
@@ -77,10 +87,10 @@ pub(crate) fn render(prefix: &Prefix, names: &HostNames, profiles: &[Profile]) -
     }
     TEMPLATES
         .iter()
-        .filter(|(name, _)| [SLICE, TARGET].contains(name) || units.contains(name))
+        .filter(|(name, _)| [SLICE, TARGET, RECOVERY].contains(name) || units.contains(name))
         .map(|(name, template)| UnitFile {
             name: names.own(name),
-            text: fill(template, prefix, names),
+            text: fill(template, prefix, names).replace("@PLACE@", &place.display().to_string()),
         })
         .collect()
 }
@@ -189,6 +199,10 @@ fn marked_prefix(text: &str) -> Option<&str> {
 mod tests {
     use super::*;
 
+    fn place() -> &'static Path {
+        Path::new("/opt/.flmadm-0123456789ab")
+    }
+
     fn prefix(path: &str) -> Prefix {
         Prefix::new(Path::new(path)).expect(path)
     }
@@ -200,7 +214,7 @@ mod tests {
     #[test]
     fn the_rendered_units_are_the_golden_ones() {
         let (opt, names) = (prefix("/opt/flame"), names("flame"));
-        for unit in render(&opt, &names, &crate::profile::ALL) {
+        for unit in render(&opt, &names, place(), &crate::profile::ALL) {
             crate::golden::check(&unit.name, &unit.text);
         }
     }
@@ -208,7 +222,7 @@ mod tests {
     #[test]
     fn those_of_an_instance_are_golden_too() {
         let (opt, names) = (prefix("/opt/flame-prod"), names("flame-prod"));
-        for unit in render(&opt, &names, &crate::profile::ALL) {
+        for unit in render(&opt, &names, place(), &crate::profile::ALL) {
             crate::golden::check(&format!("instance/{}", unit.name), &unit.text);
         }
         for (name, text) in [
@@ -225,7 +239,7 @@ mod tests {
         let opt = prefix("/opt/other");
         let texts = |stem: &str| -> Vec<UnitFile> {
             let names = names(stem);
-            let mut units = render(&opt, &names, &crate::profile::ALL);
+            let mut units = render(&opt, &names, place(), &crate::profile::ALL);
             units.push(UnitFile {
                 name: rule_name(&names),
                 text: rule(&opt, &names),
@@ -279,9 +293,9 @@ mod tests {
 
     #[test]
     fn nothing_is_left_to_fill_in() {
-        for place in ["/opt/flame", "/home/me/flame"] {
-            let (prefix, names) = (prefix(place), names("flame-prod"));
-            let mut texts: Vec<String> = render(&prefix, &names, &crate::profile::ALL)
+        for at in ["/opt/flame", "/home/me/flame"] {
+            let (prefix, names) = (prefix(at), names("flame-prod"));
+            let mut texts: Vec<String> = render(&prefix, &names, place(), &crate::profile::ALL)
                 .into_iter()
                 .map(|unit| unit.text)
                 .collect();
@@ -292,7 +306,7 @@ mod tests {
                     .split('@')
                     .skip(1)
                     .any(|rest| rest.starts_with(|c: char| c.is_ascii_uppercase()));
-                assert!(text.contains(place) && !open, "{text}");
+                assert!(text.contains(at) && !open, "{text}");
             }
         }
     }
@@ -300,7 +314,7 @@ mod tests {
     #[test]
     fn each_profile_has_its_units() {
         let names = |profiles: &[Profile]| -> Vec<String> {
-            render(&prefix("/opt/flame"), &names("flame"), profiles)
+            render(&prefix("/opt/flame"), &names("flame"), place(), profiles)
                 .into_iter()
                 .map(|unit| unit.name)
                 .collect()
@@ -315,19 +329,25 @@ mod tests {
                 "flame-executor@.service",
                 "flame-executor-strict@.service",
                 "flame-executor-open@.service",
+                RECOVERY,
                 NODE_AGENT,
                 MORE_AGENTS
             ]
         );
         assert_eq!(
             names(&[Profile::ControlPlane, Profile::Client]),
-            [SLICE, TARGET, SESSION_MANAGER]
+            [SLICE, TARGET, SESSION_MANAGER, RECOVERY]
         );
     }
 
     #[test]
     fn a_worker_needs_no_session_manager_beside_it() {
-        let units = render(&prefix("/opt/flame"), &names("flame"), &[Profile::Worker]);
+        let units = render(
+            &prefix("/opt/flame"),
+            &names("flame"),
+            place(),
+            &[Profile::Worker],
+        );
         for line in units.iter().flat_map(|unit| unit.text.lines()) {
             let hard = ["Requires=", "BindsTo=", "Requisite="]
                 .iter()
@@ -338,7 +358,12 @@ mod tests {
 
     #[test]
     fn a_unit_knows_its_installation() {
-        for unit in render(&prefix("/opt/flame"), &names("flame"), &crate::profile::ALL) {
+        for unit in render(
+            &prefix("/opt/flame"),
+            &names("flame"),
+            place(),
+            &crate::profile::ALL,
+        ) {
             assert_eq!(marked_prefix(&unit.text), Some("/opt/flame"));
         }
         assert_eq!(marked_prefix("[Unit]\nPrefix=/x\n"), None);

@@ -1,18 +1,23 @@
 //! A machine for unit tests: directories below a temporary one, and units that do what they are told.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flame_core::HostNames;
+use flame_core::config::ClusterConfig;
 use flame_systemd::manager::UnitStatus;
 
 use super::fake_sight::FakeSight;
 use super::sight::Sight;
-use super::{Account, Found, Host, Ids, Units};
+use super::{Account, Found, Host, Ids, Probed, Units};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::Process;
+
+/// What a test catches that kills the program at a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Killed;
 
 /// The machine. Public fields are switches of the tests.
 pub(crate) struct FakeHost {
@@ -26,8 +31,17 @@ pub(crate) struct FakeHost {
     pub(crate) broken: BTreeSet<String>,
     /// Uid of the user flame if it is there.
     pub(crate) uid: u32,
-    /// Whether a reload fails.
-    pub(crate) reload_fails: bool,
+    /// Units that end again at once after their start.
+    pub(crate) short_lived: BTreeSet<String>,
+    /// What a probe finds; a failure if there is nothing.
+    pub(crate) probed: Option<Probed>,
+    /// The checkpoint at which the program dies; see [`Killed`].
+    pub(crate) kill_at: Cell<Option<usize>>,
+    checkpoints: Cell<usize>,
+    /// Starts so far: each has an id of its own.
+    starts: Cell<u32>,
+    /// Whether the next reload fails.
+    pub(crate) reload_fails: Cell<bool>,
     unit_directory: PathBuf,
     package_unit_directories: [PathBuf; 1],
     etc: PathBuf,
@@ -45,12 +59,19 @@ pub(crate) struct FakeHost {
 
 impl FakeHost {
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().expect("temporary directory");
+        // In memory, if there is such a place: thousands of installations make and remove many files.
+        let memory = Path::new("/dev/shm");
+        let directory = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        }
+        .expect("temporary directory");
         let place = |below: &str| {
             let path = directory.path().join(below);
             std::fs::create_dir_all(&path).expect("made");
             path
         };
+        place("run");
         let host = Self {
             unit_directory: place("etc/systemd/system"),
             package_unit_directories: [place("usr/lib/systemd/system")],
@@ -64,7 +85,12 @@ impl FakeHost {
             processes: Vec::new(),
             listening: BTreeSet::new(),
             broken: BTreeSet::new(),
-            reload_fails: false,
+            short_lived: BTreeSet::new(),
+            probed: Some(Probed::Done),
+            kill_at: Cell::new(None),
+            checkpoints: Cell::new(0),
+            starts: Cell::new(0),
+            reload_fails: Cell::new(false),
             uid: 999,
             sight: FakeSight::default(),
             calls: RefCell::default(),
@@ -136,12 +162,27 @@ impl FakeHost {
         std::fs::write(passwd, new).expect("written");
     }
 
-    fn launch(&self, unit: &str) -> Outcome<()> {
+    /// Checkpoints passed since the last question.
+    pub(crate) fn passed(&self) -> usize {
+        self.checkpoints.replace(0)
+    }
+
+    /// What runs and what starts at boot, for a comparison of before and after.
+    pub(crate) fn services(&self) -> (Vec<String>, Vec<String>) {
+        (
+            self.active.borrow().keys().cloned().collect(),
+            self.sight.enabled(),
+        )
+    }
+
+    fn run(&self, unit: &str) -> Outcome<()> {
         if self.broken.contains(unit) {
             return Err(Failure::new(Kind::Start, format!("cannot start {unit}")));
         }
-        let pid = 100 + u32::try_from(self.active.borrow().len()).expect("few");
-        self.active.borrow_mut().insert(unit.to_owned(), pid);
+        self.starts.set(self.starts.get() + 1);
+        self.active
+            .borrow_mut()
+            .insert(unit.to_owned(), 100 + self.starts.get());
         Ok(())
     }
 }
@@ -211,6 +252,28 @@ impl Host for FakeHost {
     fn sight(&self) -> &dyn Sight {
         &self.sight
     }
+    fn program_of(&self, _: u32) -> Option<PathBuf> {
+        None
+    }
+    fn lock_directory(&self) -> PathBuf {
+        self.path("run")
+    }
+    fn own_program(&self) -> Option<&Path> {
+        None
+    }
+    fn probe(&self, _: &ClusterConfig, _: Duration) -> Outcome<Probed> {
+        self.probed
+            .clone()
+            .ok_or_else(|| Failure::new(Kind::Start, "no task went through"))
+    }
+    fn checkpoint(&self) {
+        let number = self.checkpoints.get() + 1;
+        self.checkpoints.set(number);
+        if self.kill_at.get() == Some(number) {
+            self.kill_at.set(None);
+            std::panic::panic_any(Killed);
+        }
+    }
     fn systemd(&self) -> Outcome<&dyn Units> {
         if self.has_bus {
             Ok(self)
@@ -223,7 +286,7 @@ impl Host for FakeHost {
 impl Units for FakeHost {
     fn reload(&self) -> Outcome<()> {
         self.call("reload".to_owned());
-        if self.reload_fails {
+        if self.reload_fails.take() {
             Err(Failure::new(Kind::Systemd, "cannot reload"))
         } else {
             Ok(())
@@ -240,12 +303,25 @@ impl Units for FakeHost {
         Ok(())
     }
     fn start(&self, unit: &str) -> Outcome<()> {
-        self.call(format!("start {unit}"));
-        self.launch(unit)
+        self.start_within(unit, Duration::ZERO)
     }
     fn restart(&self, unit: &str) -> Outcome<()> {
+        self.restart_within(unit, Duration::ZERO)
+    }
+    fn launch(&self, unit: &str) -> Outcome<()> {
+        self.call(format!("launch {unit}"));
+        Ok(())
+    }
+    fn kill(&self, unit: &str) {
+        self.call(format!("kill {unit}"));
+    }
+    fn start_within(&self, unit: &str, _: Duration) -> Outcome<()> {
+        self.call(format!("start {unit}"));
+        self.run(unit)
+    }
+    fn restart_within(&self, unit: &str, _: Duration) -> Outcome<()> {
         self.call(format!("restart {unit}"));
-        self.launch(unit)
+        self.run(unit)
     }
     fn stop(&self, unit: &str) -> Outcome<()> {
         self.call(format!("stop {unit}"));
@@ -263,6 +339,7 @@ impl Units for FakeHost {
         }
         if let Some(pid) = self.active.borrow().get(unit) {
             status.active_state = "active".to_owned();
+            status.invocation_id = Some(pid.to_string());
             status.main_pid = unit.ends_with(".service").then_some(*pid);
             status.status_text = Some("registered with http://127.0.0.1:8080".to_owned());
         }
@@ -287,6 +364,9 @@ impl Units for FakeHost {
         _: Duration,
         look: &dyn Fn(&UnitStatus) -> Found,
     ) -> Outcome<Option<Result<(), String>>> {
+        if self.short_lived.contains(unit) {
+            self.active.borrow_mut().remove(unit);
+        }
         Ok(look(&self.status(unit)?))
     }
 }

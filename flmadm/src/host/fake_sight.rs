@@ -64,6 +64,11 @@ impl FakeSight {
         }
     }
 
+    /// Units that are enabled.
+    pub(crate) fn enabled(&self) -> Vec<String> {
+        self.enabled.borrow().iter().cloned().collect()
+    }
+
     /// Variables of a unit.
     pub(crate) fn environment(&self, unit: &str) -> Vec<String> {
         assert!(unit.ends_with(".service"), "{unit}");

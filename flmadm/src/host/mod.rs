@@ -4,6 +4,7 @@
 pub(crate) mod fake;
 #[cfg(test)]
 pub(crate) mod fake_sight;
+mod probe;
 mod real;
 pub(crate) mod sight;
 
@@ -12,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use flame_core::HostNames;
+use flame_core::config::ClusterConfig;
 use flame_systemd::manager::UnitStatus;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use crate::failure::Outcome;
 use crate::processes::Process;
@@ -20,7 +24,7 @@ use crate::processes::Process;
 pub(crate) use real::RealHost;
 
 /// Numeric owner of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Ids {
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -30,7 +34,8 @@ pub(crate) struct Ids {
 const FIRST_PERSON: u32 = 1000;
 
 /// An account of the system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Account {
     /// A user with a group of the same name.
     User(String),
@@ -102,6 +107,29 @@ pub(crate) trait Host {
     fn sight(&self) -> &dyn sight::Sight;
     /// The service manager.
     fn systemd(&self) -> Outcome<&dyn Units>;
+    /// The program that a process runs, if that can be known.
+    fn program_of(&self, pid: u32) -> Option<PathBuf>;
+    /// Where the locks of programs lie until the next boot.
+    fn lock_directory(&self) -> PathBuf;
+    /// The program that runs, to be kept for cleaning up.
+    fn own_program(&self) -> Option<&Path>;
+    /// Runs a task through the session manager of this machine and a real executor.
+    ///
+    /// # Errors
+    /// It did not give the right result within `limit`.
+    fn probe(&self, config: &ClusterConfig, limit: Duration) -> Outcome<Probed>;
+    /// Called before and after every effect of a change. Tests end the program here.
+    fn checkpoint(&self);
+}
+
+/// What a probe found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Probed {
+    /// A task came back with the right result.
+    Done,
+    /// The session manager answers that it is healthy, but every executor is at work on something else.
+    Busy,
 }
 
 /// What a look at a unit finds: not yet, or the end of waiting, well or badly.
@@ -113,6 +141,14 @@ pub(crate) trait Units {
     fn enable(&self, units: &[&str]) -> Outcome<()>;
     fn disable(&self, units: &[&str]) -> Outcome<()>;
     fn start(&self, unit: &str) -> Outcome<()>;
+    /// As [`Units::start`], at most for `limit`.
+    fn start_within(&self, unit: &str, limit: Duration) -> Outcome<()>;
+    /// As [`Units::restart`], at most for `limit` after the stop.
+    fn restart_within(&self, unit: &str, limit: Duration) -> Outcome<()>;
+    /// Asks for a start and does not wait.
+    fn launch(&self, unit: &str) -> Outcome<()>;
+    /// Kills all processes of a unit.
+    fn kill(&self, unit: &str);
     fn restart(&self, unit: &str) -> Outcome<()>;
     fn stop(&self, unit: &str) -> Outcome<()>;
     fn reset_failed(&self, unit: &str) -> Outcome<()>;

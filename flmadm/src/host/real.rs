@@ -8,11 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use flame_core::HostNames;
+use flame_core::config::ClusterConfig;
 use flame_systemd::Systemd;
 use flame_systemd::manager::{SystemdError, UnitStatus};
 
 use super::sight::{RealSight, Sight};
-use super::{Account, Found, Host, Ids, Units};
+use super::{Account, Found, Host, Ids, Probed, Units, probe};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::{self, Process};
 
@@ -26,6 +27,8 @@ pub(crate) struct RealHost {
     unit_directory: PathBuf,
     package_unit_directories: [PathBuf; 3],
     systemd: OnceCell<SystemBus>,
+    #[cfg(debug_assertions)]
+    checkpoints: std::cell::Cell<usize>,
 }
 
 impl RealHost {
@@ -38,6 +41,32 @@ impl RealHost {
                 "/usr/local/lib/systemd/system".into(),
             ],
             systemd: OnceCell::new(),
+            #[cfg(debug_assertions)]
+            checkpoints: std::cell::Cell::new(0),
+        }
+    }
+}
+
+/// In a debug build: the number of the checkpoint at which the program kills itself, for tests of what is left then.
+#[cfg(debug_assertions)]
+const KILL_AT: &str = "FLMADM_TEST_KILL_AT";
+/// In a debug build: a file that gets a dot at each checkpoint, so that tests know how many there are.
+#[cfg(debug_assertions)]
+const COUNT_IN: &str = "FLMADM_TEST_COUNT_IN";
+
+#[cfg(debug_assertions)]
+impl RealHost {
+    fn count_checkpoint(&self) {
+        let number = self.checkpoints.get() + 1;
+        self.checkpoints.set(number);
+        if let Some(path) = std::env::var_os(COUNT_IN)
+            && let Ok(mut file) = std::fs::OpenOptions::new().append(true).create(true).open(path)
+        {
+            let _only_a_test = file.write_all(b".");
+        }
+        if std::env::var(KILL_AT).is_ok_and(|at| at == number.to_string()) {
+            let _dead =
+                rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     }
 }
@@ -142,6 +171,33 @@ impl Host for RealHost {
 
     fn sight(&self) -> &dyn Sight {
         &RealSight
+    }
+    fn program_of(&self, pid: u32) -> Option<PathBuf> {
+        std::fs::read_link(format!("/proc/{pid}/exe")).ok()
+    }
+
+    fn lock_directory(&self) -> PathBuf {
+        match self.is_root() {
+            true => "/run".into(),
+            false => match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from) {
+                Some(directory) if directory.is_dir() => directory,
+                _ => std::env::temp_dir(),
+            },
+        }
+    }
+
+    fn own_program(&self) -> Option<&Path> {
+        // The running program, also if its file has another name or none any more.
+        Some(Path::new("/proc/self/exe"))
+    }
+
+    fn probe(&self, config: &ClusterConfig, limit: Duration) -> Outcome<Probed> {
+        probe::run(config, limit)
+    }
+
+    fn checkpoint(&self) {
+        #[cfg(debug_assertions)]
+        self.count_checkpoint();
     }
 
     fn systemd(&self) -> Outcome<&dyn Units> {
@@ -263,12 +319,30 @@ impl Units for SystemBus {
     }
 
     fn start(&self, unit: &str) -> Outcome<()> {
-        self.wait(self.systemd.start(unit, START_LIMIT)).map(drop)
+        self.start_within(unit, START_LIMIT)
     }
 
     fn restart(&self, unit: &str) -> Outcome<()> {
-        self.wait(self.systemd.restart(unit, START_LIMIT + STOP_LIMIT))
-            .map(drop)
+        self.restart_within(unit, START_LIMIT + STOP_LIMIT)
+    }
+
+    fn start_within(&self, unit: &str, limit: Duration) -> Outcome<()> {
+        self.wait(self.systemd.start(unit, limit)).map(drop)
+    }
+
+    fn restart_within(&self, unit: &str, limit: Duration) -> Outcome<()> {
+        // One job and not two: an agent that is restarted keeps its executors, one that is stopped ends them.
+        self.wait(self.systemd.restart(unit, limit)).map(drop)
+    }
+
+    fn launch(&self, unit: &str) -> Outcome<()> {
+        self.wait(self.systemd.begin_start(unit)).map(drop)
+    }
+
+    fn kill(&self, unit: &str) {
+        let sigkill = rustix::process::Signal::KILL.as_raw();
+        // Without a process there is nothing to kill; what else can be wrong is told by the stop that follows.
+        let _nothing_to_kill = self.runtime.block_on(self.systemd.kill(unit, sigkill));
     }
 
     fn stop(&self, unit: &str) -> Outcome<()> {

@@ -3,6 +3,8 @@
 use crate::host::fake::FakeHost;
 use crate::prefix::Prefix;
 
+use std::path::Path;
+
 use super::tests::install_services;
 use super::*;
 
@@ -50,11 +52,12 @@ fn the_removal_of_one_leaves_the_other_as_it_was() {
         assert_eq!(*host.instances.borrow(), [format!("{first}-executor@0.service")]);
         let names: flame_core::HostNames = first.parse().expect("a stem");
         let prefix = Prefix::new(&host.path("opt/flame")).expect("a prefix");
-        let others: Vec<String> = crate::unit_files::render(&prefix, &names, &profile::ALL)
-            .into_iter()
-            .map(|unit| unit.name)
-            .chain([format!("{first}-executor@0.service")])
-            .collect();
+        let others: Vec<String> =
+            crate::unit_files::render(&prefix, &names, Path::new("/place"), &profile::ALL)
+                .into_iter()
+                .map(|unit| unit.name)
+                .chain([format!("{first}-executor@0.service")])
+                .collect();
         let calls = host.calls();
         assert!(
             calls.contains(&format!("stop {second}-node-agent.service")),
@@ -115,7 +118,7 @@ fn an_instance_has_units_users_and_a_rule_of_its_own() {
     assert_eq!(users, ["root", "flame-prod", "flame-prod-exec"]);
     let calls = host.calls();
     for call in [
-        "enable flame-prod.target flame-prod-session-manager.service flame-prod-node-agent.service",
+        "enable flame-prod.target flame-prod-session-manager.service flame-prod-recovery.service flame-prod-node-agent.service",
         "start flame-prod-node-agent.service",
         "start flame-prod.target",
     ] {

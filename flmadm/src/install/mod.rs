@@ -1,12 +1,13 @@
-//! `flmadm install`: plan, apply with undo, start and verify.
+//! `flmadm install`: plans an installation, carries it out as one transaction, and starts it.
 
 mod plan;
 mod preflight;
-mod start;
-mod step;
+mod report;
 
-use serde_json::json;
+use schemars::JsonSchema;
+use serde::Serialize;
 
+use crate::change::{self, Change, Start};
 use crate::cli::InstallArgs;
 use crate::compile;
 use crate::failure::{Failure, Outcome};
@@ -14,202 +15,179 @@ use crate::host::Host;
 use crate::manifest::Manifest;
 use crate::node_config::AgentFile;
 use crate::output::Output;
-use crate::ports;
-use crate::profile;
+use crate::prefix::Prefix;
+use crate::profile::{self, Profile};
+use crate::step::Status;
+use crate::transaction::Interrupted;
 use crate::work_directories;
 
-use plan::Plan;
-use step::{Status, Step, Undo};
-
-pub(crate) use plan::{ACCOUNTS, all_accounts, drop_ins};
-pub(crate) use step::replaced;
+pub(crate) use plan::{
+    ACCOUNTS, GOOD_TEXT, Plan, Request, UNITS, all_accounts, drop_ins, forget_release, make, programs,
+};
+pub(crate) use report::{Report, say};
 
 /// Installs, or brings an installation up to date.
 ///
 /// # Errors
-/// [`Failure`]; up to a failed start, what this run changed is undone.
+/// [`Failure`]; what this run changed is undone.
 pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) -> Outcome<()> {
-    let selected = profile::selected(args)?;
+    let (prefix, old) = args.at.find()?;
+    let selected = selected(args)?;
+    preflight::machine(host, args, &prefix, old.as_ref())?;
+    let locks = match args.dry_run {
+        true => {
+            say_interrupted(&prefix, output)?;
+            None
+        }
+        false => Some(change::enter(host, &prefix, !args.no_systemd, output)?),
+    };
+    // What an interrupted change left may have been put in order.
     let (prefix, old) = args.at.find()?;
     let profiles = plan::profiles(old.as_ref(), &selected);
     let built = compile::directory(&args.build, &plan::programs(&profiles), args.dry_run, output)?;
-    let plan = plan::make(host, args, &prefix, old.as_ref(), &profiles, &built)?;
+    let request = Request {
+        prefix: &prefix,
+        old: old.as_ref(),
+        instance: args.at.instance.clone(),
+        has_units: !args.no_systemd,
+        profiles,
+        built: &built,
+        endpoint: args.endpoint.as_deref(),
+        force: args.force,
+        is_tried: args.enable,
+        restore: args.restore.as_deref(),
+    };
+    let plan = plan::make(host, &request)?;
     if args.dry_run {
         return dry_run(host, args, &plan, output);
     }
-    let changed = apply(host, &plan.steps, output)?;
-    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
-    let units = if args.enable {
-        start::run(host, &plan.manifest, &changed, output)?
-    } else {
-        Vec::new()
-    };
-    if !output.is_for_people() {
-        output.json(&json!({
-            "prefix": plan.manifest.prefix,
-            "version": plan.manifest.version,
-            "profiles": plan.manifest.profiles,
-            "systemd": plan.manifest.systemd,
-            "changed": changed.iter().map(|step| step.id()).collect::<Vec<_>>(),
-            "units": units,
-            "endpoint": plan.endpoint,
-            "agents": plan.agents.iter().map(AgentFile::json).collect::<Vec<_>>(),
-            "notes": notes,
-        }));
-        return Ok(());
+    let report = carry_out(host, args, &prefix, old.as_ref(), plan, output)?;
+    drop(locks);
+    say(host, &report, output);
+    Ok(())
+}
+
+fn selected(args: &InstallArgs) -> Outcome<Vec<Profile>> {
+    let of_backup = args.restore.as_deref().filter(|_| !profile::is_chosen(args));
+    match of_backup {
+        Some(directory) => Manifest::profiles_of_backup(directory),
+        None => profile::selected(args),
     }
-    if changed.is_empty() {
-        output.line("Nothing had to be changed.");
-    }
-    output.line(&format!(
-        "Flame {} is installed in {}.",
-        plan.manifest.version,
-        prefix.path().display()
-    ));
-    if let Some(endpoint) = &plan.endpoint {
-        output.line(&addresses(endpoint));
-    }
-    for note in notes {
-        output.line(&format!("Note: {note}"));
-    }
-    if !args.enable {
-        next_step(host, &plan.manifest, old.as_ref(), &changed, output);
+}
+
+/// A dry run changes nothing, so it only tells of what has to be put in order first.
+fn say_interrupted(prefix: &Prefix, output: &mut Output<'_>) -> Outcome<()> {
+    if let Some(interrupted) = Interrupted::find(prefix, false)? {
+        output.line(&format!(
+            "Found: {}; it would be put in order first.",
+            interrupted.describe()
+        ));
     }
     Ok(())
 }
 
-/// The address that was chosen, in words.
-fn addresses(endpoint: &str) -> String {
-    let ports: Vec<String> = ports::ports(endpoint).iter().map(u16::to_string).collect();
-    format!(
-        "The session manager's address is {endpoint} (ports {}); for clients: export FLAME_ENDPOINT={endpoint}",
-        ports.join(", ")
-    )
+/// Carries the plan out, with the lock held.
+pub(crate) fn carry_out(
+    host: &dyn Host,
+    args: &InstallArgs,
+    prefix: &Prefix,
+    old: Option<&Manifest>,
+    plan: Plan,
+    output: &mut Output<'_>,
+) -> Outcome<Report> {
+    let change = Change {
+        verb: "install",
+        prefix,
+        old,
+        new: &plan.manifest,
+        steps: &plan.steps,
+        finish: plan.finish,
+        start: match args.enable {
+            true => Start::All,
+            false => Start::None,
+        },
+        limit: args.health.limit(),
+        keep_failed: args.health.keep_failed,
+    };
+    let done = change.run(host, output)?;
+    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
+    let report = Report::new(&plan.manifest, old, done, &plan.agents, notes, args.enable);
+    Ok(report.with_endpoint(plan.endpoint))
 }
 
-fn next_step(
-    host: &dyn Host,
-    manifest: &Manifest,
-    old: Option<&Manifest>,
-    changed: &[&Step],
-    output: &mut Output<'_>,
-) {
-    let installable: Vec<&str> = manifest.installable().collect();
-    if installable.is_empty() {
-        return;
-    }
-    output.line(&format!(
-        "To start the services now and at every boot, use install --enable, or: systemctl enable --now {}",
-        installable.join(" ")
-    ));
-    if !old.is_some_and(Manifest::is_installed) {
-        return;
-    }
-    if changed.iter().any(|step| start::is_drop_in(host, manifest, step)) {
-        output.line("Agents that run already keep their old work directories until they are restarted.");
-    }
-    let updated = changed.iter().any(|step| matches!(step, Step::Program { .. }));
-    if updated {
-        output.line("Services that run already keep their old programs until they are restarted.");
-    }
+/// What would be done.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct DryRun {
+    /// Always true.
+    dry_run: bool,
+    /// Directory of the installation.
+    prefix: std::path::PathBuf,
+    /// Steps in their order.
+    steps: Vec<PlannedStep>,
+    /// Units that would be started.
+    starts: Vec<String>,
+    /// What the agents of this machine would use.
+    agents: Vec<serde_json::Value>,
+    /// What else there is to know.
+    notes: Vec<String>,
+}
+
+/// A step of a plan.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct PlannedStep {
+    /// What it is, for programs.
+    id: String,
+    /// What it is, for people.
+    text: String,
+    /// Whether there is something to do.
+    needed: bool,
 }
 
 fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output<'_>) -> Outcome<()> {
-    let mut steps = Vec::new();
-    for step in &plan.steps {
-        // A step may rest on an earlier one, so what cannot be looked at yet is needed.
-        let needed = step.check(host).map_or(true, |status| status == Status::Needed);
-        steps.push(json!({"id": step.id(), "text": step.describe(), "needed": needed}));
-        if output.is_for_people() {
-            output.line(&format!(
-                "  {}  {}",
-                if needed { "would make" } else { "is there  " },
-                step.describe()
-            ));
-        }
-    }
-    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
-    let starts = if args.enable {
-        plan.manifest.loadable().map(str::to_owned).collect()
-    } else {
-        Vec::new()
+    let all = plan.steps.iter();
+    let planned: Vec<PlannedStep> = all
+        .filter(|step| !step.is_secondary())
+        .map(|step| PlannedStep {
+            id: step.id(),
+            text: step.describe(),
+            // A step may rest on an earlier one, so what cannot be looked at yet is needed.
+            needed: step.check(host).map_or(true, |status| status == Status::Needed),
+        })
+        .collect();
+    let starts = match args.enable {
+        true => plan.manifest.loadable().map(str::to_owned).collect(),
+        false => Vec::new(),
     };
-    if !output.is_for_people() {
-        output.json(&json!({
-            "dry_run": true,
-            "prefix": plan.manifest.prefix,
-            "steps": steps,
-            "starts": starts,
-            "agents": plan.agents.iter().map(AgentFile::json).collect::<Vec<_>>(),
-            "notes": notes,
-        }));
-    } else {
-        for line in plan.agents.iter().flat_map(AgentFile::lines) {
-            output.line(&format!("  agent uses  {line}"));
-        }
-        for note in notes {
-            output.line(&format!("  note        {note}"));
-        }
-        for unit in starts {
-            output.line(&format!("  would start {unit}"));
-        }
-        output.line("Nothing was changed (--dry-run).");
+    let result = DryRun {
+        dry_run: true,
+        prefix: plan.manifest.prefix.clone(),
+        steps: planned,
+        starts,
+        agents: plan.agents.iter().map(AgentFile::json).collect(),
+        notes: work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?,
+    };
+    output.json(&result);
+    for step in &result.steps {
+        let what = if step.needed { "would make" } else { "is there  " };
+        output.line(&format!("  {what}  {}", step.text));
     }
+    for line in plan.agents.iter().flat_map(AgentFile::lines) {
+        output.line(&format!("  agent uses  {line}"));
+    }
+    for note in &result.notes {
+        output.line(&format!("  note        {note}"));
+    }
+    for unit in &result.starts {
+        output.line(&format!("  would start {unit}"));
+    }
+    output.line("Nothing was changed (--dry-run).");
     Ok(())
 }
 
-/// Does the steps that are not done yet; undoes them all if one fails. Gives those that changed something.
-fn apply<'a>(host: &dyn Host, steps: &'a [Step], output: &mut Output<'_>) -> Outcome<Vec<&'a Step>> {
-    let mut changed: Vec<&Step> = Vec::new();
-    let mut undos: Vec<Undo> = Vec::new();
-    for step in steps {
-        let one = || -> Outcome<Option<Undo>> {
-            let idle = matches!(step, Step::Reload) && !changed.iter().any(|step| start::is_unit(host, step));
-            if idle || step.check(host)? == Status::Done {
-                Ok(None)
-            } else {
-                step.apply(host).map(Some)
-            }
-        };
-        match one() {
-            Ok(None) => {}
-            Ok(Some(undo)) => {
-                output.progress(&step.describe());
-                undos.push(undo);
-                changed.push(step);
-            }
-            Err(failure) => {
-                return Err(undo_all(
-                    host,
-                    undos,
-                    failure.also(format!("(at: {})", step.describe())),
-                ));
-            }
-        }
-    }
-    for undo in &undos {
-        undo.forget()?;
-    }
-    Ok(changed)
-}
-
-fn undo_all(host: &dyn Host, undos: Vec<Undo>, mut failure: Failure) -> Failure {
-    let count = undos.len();
-    let mut left = 0;
-    for undo in undos.into_iter().rev() {
-        if let Err(problem) = undo.undo(host) {
-            left += 1;
-            failure = failure.also(format!("could not undo: {}", problem.report()));
-        }
-    }
-    match (count, left) {
-        (0, _) => failure.also("nothing was changed"),
-        (_, 0) => failure.also(format!("the {count} changes made before were undone")),
-        _ => failure.also(format!(
-            "{} of {count} changes made before were undone",
-            count - left
-        )),
-    }
+/// Nothing of an installation is there.
+pub(crate) fn none_there(prefix: &Prefix) -> Failure {
+    Failure::installation(format!("nothing is installed in {}", prefix.path().display()))
+        .hint("flmadm install installs it; --prefix names another directory")
 }
 
 #[cfg(test)]
@@ -217,4 +195,4 @@ mod instance_tests;
 #[cfg(test)]
 mod settings_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -2,22 +2,35 @@
 
 use std::path::{Path, PathBuf};
 
-use flame_core::HostNames;
+use flame_core::{HostNames, InstanceName};
 
 use super::preflight;
-use super::step::Step;
 use crate::accounts;
-use crate::cli::InstallArgs;
 use crate::cluster_config::{self, Decision};
 use crate::failure::{Failure, Outcome};
 use crate::host::{Account, Host, is_system};
-use crate::manifest::{DirectoryRecord, FileKind, FileRecord, Manifest, UserRecord, sha256, sha256_of};
+use crate::manifest::{
+    DirectoryRecord, FORMAT, FileKind, FileRecord, Manifest, UserRecord, sha256, sha256_of,
+};
 use crate::node_config::{self, AgentFile};
 use crate::ports;
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
+use crate::release::{self, GOOD, PROGRAM, Release, ReleaseFile, TEXT};
+use crate::step::{BACKUP, Step, with_ending};
+use crate::transaction::{Finish, Place};
 use crate::unit_files::{self, UnitFile};
 use crate::work_directories::{self, DROP_IN};
+
+/// Where copies of the account tools' files lie; only root may look.
+pub(crate) const ACCOUNTS: &str = ".accounts";
+/// Where a release has its unit files, as they are installed.
+pub(crate) const UNITS: &str = "units";
+/// Releases that are kept: the current one and the two before.
+const KEPT_RELEASES: usize = 3;
+/// What the mark of a release says that has worked.
+pub(crate) const GOOD_TEXT: &str =
+    "This release has worked here: its services were ready and a task went through.\n";
 
 /// All accounts: the user of the services, that of applications without a sandbox, and the group of all executors.
 pub(crate) fn all_accounts(names: &HostNames) -> [Account; 3] {
@@ -27,13 +40,35 @@ pub(crate) fn all_accounts(names: &HostNames) -> [Account; 3] {
         Account::Group(names.own(work_directories::GROUP)),
     ]
 }
-/// Where copies of the account tools' files lie; only root may look.
-pub(crate) const ACCOUNTS: &str = ".accounts";
+
+/// What is asked for.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    pub(crate) prefix: &'a Prefix,
+    /// What is installed there.
+    pub(crate) old: Option<&'a Manifest>,
+    pub(crate) instance: Option<InstanceName>,
+    pub(crate) has_units: bool,
+    /// All profiles of the installation after this.
+    pub(crate) profiles: Vec<Profile>,
+    /// Directory of the programs.
+    pub(crate) built: &'a Path,
+    /// Endpoint for a new configuration.
+    pub(crate) endpoint: Option<&'a str>,
+    /// Whether configuration and units of others may be replaced.
+    pub(crate) force: bool,
+    /// Whether the services will be started and tried.
+    pub(crate) is_tried: bool,
+    /// Backup to take configuration and data from.
+    pub(crate) restore: Option<&'a Path>,
+}
 
 /// A checked plan.
 pub(crate) struct Plan {
     /// What is done, in this order.
     pub(crate) steps: Vec<Step>,
+    /// What is left to do when nothing can fail any more.
+    pub(crate) finish: Vec<Finish>,
     /// What will be installed then.
     pub(crate) manifest: Manifest,
     /// Address of the session manager, if this run has chosen it.
@@ -61,43 +96,30 @@ pub(crate) fn programs(profiles: &[Profile]) -> Vec<&'static str> {
     all.copied().chain([FLMADM]).collect()
 }
 
-/// Plans the installation of `profiles` with the programs in `built`.
+/// Plans an installation on a machine that is known to be fit.
 ///
 /// # Errors
 /// Something forbids it; nothing has been changed.
-pub(crate) fn make(
-    host: &dyn Host,
-    args: &InstallArgs,
-    prefix: &Prefix,
-    old: Option<&Manifest>,
-    profiles: &[Profile],
-    built: &Path,
-) -> Outcome<Plan> {
-    preflight::machine(host, args, prefix, old)?;
-    unchecked(host, args, prefix, old, profiles, built)
-}
-
-/// As [`make`], on a machine that is known to be fit.
-pub(super) fn unchecked(
-    host: &dyn Host,
-    args: &InstallArgs,
-    prefix: &Prefix,
-    old: Option<&Manifest>,
-    profiles: &[Profile],
-    built: &Path,
-) -> Outcome<Plan> {
+pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
+    let Request {
+        prefix,
+        old,
+        profiles,
+        ..
+    } = request;
     // What is there keeps its name, also if it is not said again.
     let instance = match old {
         Some(old) if old.is_installed() => old.instance.clone(),
-        _ => args.at.instance.clone(),
+        _ => request.instance.clone(),
     };
     let names = HostNames::new(instance.clone());
-    let units = if args.no_systemd {
-        Vec::new()
-    } else {
-        unit_files::render(prefix, &names, profiles)
+    let made = |path: &Path| old.is_some_and(|old| old.made(path));
+    let place = Place::of(prefix, &made);
+    let units = match request.has_units {
+        true => unit_files::render(prefix, &names, place.path(), profiles),
+        false => Vec::new(),
     };
-    preflight::units(host, args, prefix, &names, &units)?;
+    preflight::units(host, request, &names, &units)?;
     preflight::writable(prefix)?;
     let works = profiles.contains(&Profile::Worker);
     let agents = match works {
@@ -113,12 +135,16 @@ pub(super) fn unchecked(
         prefix,
         names,
         steps: Vec::new(),
+        finish: Vec::new(),
         manifest: Manifest {
+            format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            release: String::new(),
+            releases: old.map(|old| old.releases.clone()).unwrap_or_default(),
             prefix: prefix.path().to_owned(),
             instance,
-            systemd: !args.no_systemd,
-            profiles: profiles.to_vec(),
+            systemd: request.has_units,
+            profiles: profiles.clone(),
             units: units.iter().map(|unit| unit.name.clone()).collect(),
             user: old.and_then(|old| old.user.clone()),
             directories: old.map(|old| old.directories.clone()).unwrap_or_default(),
@@ -127,45 +153,52 @@ pub(super) fn unchecked(
     };
     planner.outer_directories();
     if owner.is_some() {
-        planner.accounts(host, args.force)?;
+        planner.accounts(host, request.force)?;
     }
     planner.inner_directories(owner.as_deref());
-    planner.programs(profiles, built)?;
-    let otherwise = new_endpoint(host, args, prefix, &planner.manifest)?;
-    let decision = cluster_config::decide(prefix, args.endpoint.as_deref(), &otherwise, args.force)?;
-    let is_chosen = decision != Decision::Keep && args.endpoint.is_none();
-    planner.config(decision);
+    let release = planner.release(request, &units)?;
+    planner.restore(request, owner.as_deref())?;
+    let mut chosen = None;
+    let has_config = |from: &Path| from.join("conf/flame-cluster.yaml").exists();
+    if !request.restore.is_some_and(has_config) {
+        let otherwise = new_endpoint(host, request, &planner.manifest)?;
+        let decision = cluster_config::decide(prefix, request.endpoint, &otherwise, request.force)?;
+        let is_chosen = decision != Decision::Keep && request.endpoint.is_none();
+        chosen = is_chosen.then_some(otherwise);
+        planner.config(decision);
+    }
     planner.units(host, &units);
-    if works {
+    if works
+        && request
+            .restore
+            .is_none_or(|from| !from.join("conf").join(node_config::FILE).exists())
+    {
         planner.node_config();
     }
+    if works && !units.is_empty() {
+        planner.rule(host);
+        planner.drop_ins(host, &work_directories)?;
+    }
+    planner.switch(&release)?;
+    planner.finish(*old, request.is_tried, &release)?;
     if !units.is_empty() {
-        if works {
-            planner.executors(host);
-            planner.drop_ins(host, &work_directories)?;
-        }
         planner.steps.push(Step::Reload);
     }
-    planner.finish(old)?;
     Ok(Plan {
         steps: planner.steps,
+        finish: planner.finish,
         manifest: planner.manifest,
-        endpoint: is_chosen.then_some(otherwise),
+        endpoint: chosen,
         agents,
         work_directories,
     })
 }
 
 /// Where the session manager is reached if nobody says it: one of several on a host has ports of its own.
-fn new_endpoint(
-    host: &dyn Host,
-    args: &InstallArgs,
-    prefix: &Prefix,
-    manifest: &Manifest,
-) -> Outcome<String> {
-    let is_new = args.force || !prefix.config().exists();
+fn new_endpoint(host: &dyn Host, request: &Request<'_>, manifest: &Manifest) -> Outcome<String> {
+    let is_new = request.force || !request.prefix.config().exists();
     match is_new && manifest.instance.is_some() && manifest.profiles.contains(&Profile::ControlPlane) {
-        true => ports::free_endpoint(host, prefix),
+        true => ports::free_endpoint(host, request.prefix),
         false => Ok(cluster_config::DEFAULT_ENDPOINT.to_owned()),
     }
 }
@@ -174,6 +207,7 @@ struct Planner<'a> {
     prefix: &'a Prefix,
     names: HostNames,
     steps: Vec<Step>,
+    finish: Vec<Finish>,
     manifest: Manifest,
 }
 
@@ -186,7 +220,12 @@ impl Planner<'_> {
             });
         }
         let owner = owner.map(str::to_owned);
-        self.steps.push(Step::Directory { path, mode, owner });
+        self.steps.push(Step::Directory {
+            path,
+            mode,
+            owner,
+            contents,
+        });
     }
 
     /// A directory for anybody to look into, with its parents, as far as they are missing.
@@ -197,12 +236,10 @@ impl Planner<'_> {
         }
     }
 
-    /// The prefix with its missing parents, and where programs lie.
+    /// The prefix with its missing parents, and where programs and settings lie.
     fn outer_directories(&mut self) {
         self.missing_directories(self.prefix.path());
-        for below in ["bin", "sbin"] {
-            self.directory(self.prefix.join(below), 0o755, None, false);
-        }
+        self.directory(self.prefix.releases(), 0o755, None, false);
         self.directory(self.prefix.join("conf"), 0o755, None, true);
     }
 
@@ -262,19 +299,100 @@ impl Planner<'_> {
         Ok(())
     }
 
-    fn programs(&mut self, profiles: &[Profile], built: &Path) -> Outcome<()> {
-        for program in programs(profiles) {
-            let folder = if program == FLMADM { "sbin" } else { "bin" };
-            let (from, path) = (built.join(program), self.prefix.join(folder).join(program));
-            // In a dry run before the first build there is nothing to hash yet.
-            let sha256 = sha256_of(&from)?.unwrap_or_default();
-            self.record(&path, FileKind::Program, sha256.clone());
-            self.steps.push(Step::Program { from, path, sha256 });
+    /// The directory of the release, unless it is there; a file of it that is not what it was is replaced.
+    fn release(&mut self, request: &Request<'_>, units: &[UnitFile]) -> Outcome<Release> {
+        let release = contents(request, &self.names, units)?;
+        let directory = self.prefix.release(&release.id);
+        let is_there =
+            release::Record::load(&directory)?.is_some_and(|found| found.content == release.record.content);
+        if is_there {
+            for file in &release.files {
+                let path = directory.join(&file.path);
+                if !file.is_at(&path)? {
+                    self.steps.push(mended(file, path));
+                }
+            }
+        } else {
+            self.steps.push(Step::Release {
+                release: Box::new(release.clone()),
+                path: directory.clone(),
+            });
         }
-        let target = "../sbin/flmadm";
-        let path = self.prefix.bin().join(FLMADM);
-        self.record(&path, FileKind::Link, target.to_owned());
-        self.steps.push(Step::Link { path, target });
+        for below in release.directories() {
+            let path = match below.as_os_str().is_empty() {
+                true => directory.clone(),
+                false => directory.join(below),
+            };
+            if !self.manifest.made(&path) {
+                self.manifest.directories.push(DirectoryRecord {
+                    path,
+                    contents: false,
+                });
+            }
+        }
+        for file in &release.files {
+            let kind = match &file.source {
+                release::Source::Link(_) => FileKind::Link,
+                _ if file.mode == PROGRAM => FileKind::Program,
+                _ => FileKind::Release,
+            };
+            self.record(&directory.join(&file.path), kind, file.sha256.clone());
+        }
+        self.manifest.release.clone_from(&release.id);
+        self.manifest.releases.retain(|id| *id != release.id);
+        self.manifest.releases.push(release.id.clone());
+        Ok(release)
+    }
+
+    /// Links through which the release is found: one that is swapped, and others that stay.
+    fn switch(&mut self, release: &Release) -> Outcome<()> {
+        let current = self.prefix.current();
+        let target = PathBuf::from("releases").join(&release.id);
+        self.record(&current, FileKind::Link, target.display().to_string());
+        self.steps.push(Step::Link {
+            path: current,
+            target,
+        });
+        let mut tops: Vec<&str> = release
+            .files
+            .iter()
+            .filter_map(|file| file.path.split_once('/'))
+            .map(|(top, _)| top)
+            .filter(|top| *top != UNITS)
+            .collect();
+        tops.dedup();
+        for top in tops {
+            let path = self.prefix.join(top);
+            if path.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
+                return Err(Failure::installation(format!(
+                    "{} is in the way: it is no link",
+                    path.display()
+                ))
+                .hint("move it away: it becomes a link into the current release"));
+            }
+            let target = Path::new("current").join(top);
+            self.record(&path, FileKind::Link, target.display().to_string());
+            self.steps.push(Step::Link { path, target });
+        }
+        Ok(())
+    }
+
+    /// Takes configuration and data from a backup.
+    fn restore(&mut self, request: &Request<'_>, owner: Option<&str>) -> Outcome<()> {
+        let Some(from) = request.restore else {
+            return Ok(());
+        };
+        for (part, owner) in [("conf", None), ("data", owner)] {
+            let source = from.join(part);
+            if !source.is_dir() {
+                continue;
+            }
+            self.steps.push(Step::Restore {
+                from: source,
+                to: self.prefix.join(part),
+                owner: owner.map(str::to_owned),
+            });
+        }
         Ok(())
     }
 
@@ -284,43 +402,39 @@ impl Planner<'_> {
             Decision::Keep => return,
             Decision::Create(text) => text,
             Decision::Replace(text) => {
+                let backup = with_ending(&path, BACKUP);
+                let hash = sha256_of(&path).ok().flatten().unwrap_or_default();
+                self.record(&backup, FileKind::Config, hash);
                 self.steps.push(Step::Backup { path: path.clone() });
                 text
             }
         };
-        self.record(&path, FileKind::Config, sha256(text.as_bytes()));
+        self.text(path, FileKind::Config, text);
+    }
+
+    fn text(&mut self, path: PathBuf, kind: FileKind, text: String) {
+        self.record(&path, kind, sha256(text.as_bytes()));
         self.steps.push(Step::Text {
             path,
             text,
-            mode: 0o644,
+            mode: TEXT,
         });
     }
 
     fn units(&mut self, host: &dyn Host, units: &[UnitFile]) {
         for unit in units {
             let path = host.unit_directory().join(&unit.name);
-            self.record(&path, FileKind::Unit, sha256(unit.text.as_bytes()));
-            self.steps.push(Step::Text {
-                path,
-                text: unit.text.clone(),
-                mode: 0o644,
-            });
+            self.text(path, FileKind::Unit, unit.text.clone());
         }
     }
 
     /// A file of settings for the agent, in which none is set, unless there is one.
     fn node_config(&mut self) {
         let path = self.prefix.join("conf").join(node_config::FILE);
-        if path.symlink_metadata().is_ok() {
-            return;
+        if path.symlink_metadata().is_err() {
+            let text = node_config::new_text(&self.names);
+            self.text(path, FileKind::Config, text);
         }
-        let text = node_config::new_text(&self.names);
-        self.record(&path, FileKind::Config, sha256(text.as_bytes()));
-        self.steps.push(Step::Text {
-            path,
-            text,
-            mode: 0o644,
-        });
     }
 
     /// Lets executors write to `directories`, and no longer to those that an earlier installation had.
@@ -332,45 +446,24 @@ impl Planner<'_> {
             };
             if !directories.is_empty() {
                 self.missing_directories(&directory);
-                self.record(&path, FileKind::DropIn, sha256(text.as_bytes()));
-                let text = text.clone();
-                self.steps.push(Step::Text {
-                    path,
-                    text,
-                    mode: 0o644,
-                });
+                self.text(path, FileKind::DropIn, text.clone());
             } else if unit_files::is_of(&path, self.prefix.path())? {
-                self.steps.push(Step::Remove { path, directory });
+                self.steps.push(Step::Remove {
+                    path,
+                    directory: Some(directory),
+                });
             }
         }
         Ok(())
     }
 
-    /// What executors need besides their units.
-    fn executors(&mut self, host: &dyn Host) {
+    /// What lets the agent start executors.
+    fn rule(&mut self, host: &dyn Host) {
         let rules = host.rules_directory();
         self.missing_directories(rules);
-        let share = self.prefix.join("share");
-        self.directory(share.clone(), 0o755, None, false);
-        for (path, kind, text) in [
-            (
-                rules.join(unit_files::rule_name(&self.names)),
-                FileKind::Rule,
-                unit_files::rule(self.prefix, &self.names),
-            ),
-            (
-                share.join(unit_files::PROCESS_RUNTIME),
-                FileKind::Config,
-                unit_files::process_runtime(self.prefix, &self.names),
-            ),
-        ] {
-            self.record(&path, kind, sha256(text.as_bytes()));
-            self.steps.push(Step::Text {
-                path,
-                text,
-                mode: 0o644,
-            });
-        }
+        let path = rules.join(unit_files::rule_name(&self.names));
+        let text = unit_files::rule(self.prefix, &self.names);
+        self.text(path, FileKind::Rule, text);
     }
 
     fn record(&mut self, path: &Path, kind: FileKind, sha256: String) {
@@ -381,10 +474,13 @@ impl Planner<'_> {
         });
     }
 
-    /// Puts the manifest before everything that it lists, as soon as there is a place for it: what a
-    /// crash leaves can then be uninstalled.
-    fn finish(&mut self, old: Option<&Manifest>) -> Outcome<()> {
-        // Files of an earlier installation stay its own: the kept configuration, programs of another version.
+    /// The manifest, as what the installation will be. Releases that are too many go when everything works.
+    fn finish(&mut self, old: Option<&Manifest>, is_tried: bool, release: &Release) -> Outcome<()> {
+        let good = self.prefix.release(&release.id).join(GOOD);
+        if is_tried {
+            self.record(&good, FileKind::Release, sha256(GOOD_TEXT.as_bytes()));
+        }
+        // Files of an earlier installation stay its own: the kept configuration, other releases.
         let known = old.map(|old| old.files.as_slice()).unwrap_or_default();
         for file in known {
             // Drop-ins are made anew from the settings.
@@ -393,24 +489,89 @@ impl Planner<'_> {
                 self.manifest.files.push(file.clone());
             }
         }
+        let surplus = self.manifest.releases.len().saturating_sub(KEPT_RELEASES);
+        let unwanted: Vec<String> = self.manifest.releases.drain(..surplus).collect();
+        for id in unwanted {
+            self.finish
+                .extend(forget_release(self.prefix, &mut self.manifest, &id));
+        }
         // In one order, so that a run without a change writes the same manifest.
         self.manifest
             .files
             .sort_by(|one, other| one.path.cmp(&other.path));
-        let place = self
-            .steps
-            .iter()
-            .take_while(
-                |step| matches!(step, Step::Directory { path, .. } if self.prefix.path().starts_with(path)),
-            )
-            .count();
-        let manifest = Step::Text {
+        self.steps.push(Step::Text {
             path: self.prefix.manifest(),
             text: self.manifest.text()?,
-            mode: 0o644,
-        };
-        self.steps.insert(place, manifest);
+            mode: TEXT,
+        });
         Ok(())
+    }
+}
+
+/// Takes a release out of `manifest`. Gives what removes it from the disk.
+pub(crate) fn forget_release(prefix: &Prefix, manifest: &mut Manifest, id: &str) -> [Finish; 2] {
+    let directory = prefix.release(id);
+    let is_in = |path: &Path| path.starts_with(&directory);
+    let files = manifest.files.extract_if(.., |file| is_in(&file.path));
+    let paths = files.map(|file| file.path).collect();
+    let directories = manifest.directories.extract_if(.., |record| is_in(&record.path));
+    let mut empty: Vec<PathBuf> = directories.map(|record| record.path).collect();
+    empty.sort();
+    empty.reverse();
+    [
+        Finish::RemoveFiles { paths },
+        Finish::RemoveEmpty { paths: empty },
+    ]
+}
+
+/// What a release of these programs and units consists of.
+fn contents(request: &Request<'_>, names: &HostNames, units: &[UnitFile]) -> Outcome<Release> {
+    let mut files = Vec::new();
+    for program in programs(&request.profiles) {
+        let folder = if program == FLMADM { "sbin" } else { "bin" };
+        let path = format!("{folder}/{program}");
+        files.push(ReleaseFile::copy(path, request.built.join(program), PROGRAM)?);
+    }
+    files.push(ReleaseFile::link(format!("bin/{FLMADM}"), "../sbin/flmadm"));
+    for unit in units {
+        files.push(ReleaseFile::text(
+            format!("{UNITS}/{}", unit.name),
+            unit.text.clone(),
+        ));
+    }
+    if request.profiles.contains(&Profile::Worker) && !units.is_empty() {
+        files.push(ReleaseFile::text(
+            format!("{UNITS}/{}", unit_files::rule_name(names)),
+            unit_files::rule(request.prefix, names),
+        ));
+        files.push(ReleaseFile::text(
+            format!("share/{}", unit_files::PROCESS_RUNTIME),
+            unit_files::process_runtime(request.prefix, names),
+        ));
+    }
+    let units = units.iter().map(|unit| unit.name.clone()).collect();
+    let version = env!("CARGO_PKG_VERSION");
+    Release::new(request.prefix, version, &request.profiles, units, files)
+}
+
+/// Replaces a file of a release by what it was.
+fn mended(file: &ReleaseFile, path: PathBuf) -> Step {
+    match &file.source {
+        release::Source::File(from) => Step::Copy {
+            from: from.clone(),
+            path,
+            mode: file.mode,
+            sha256: file.sha256.clone(),
+        },
+        release::Source::Text(text) => Step::Text {
+            path,
+            text: text.clone(),
+            mode: file.mode,
+        },
+        release::Source::Link(target) => Step::Link {
+            path,
+            target: PathBuf::from(target),
+        },
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use flame_core::HostNames;
 
-use super::plan::drop_ins;
+use super::plan::{Request, drop_ins};
 use crate::cli::InstallArgs;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::host::Host;
@@ -49,8 +49,7 @@ pub(super) fn machine(
 /// A unit or a drop-in belongs to somebody else.
 pub(super) fn units(
     host: &dyn Host,
-    args: &InstallArgs,
-    prefix: &Prefix,
+    request: &Request<'_>,
     names: &HostNames,
     units: &[UnitFile],
 ) -> Outcome<()> {
@@ -73,11 +72,11 @@ pub(super) fn units(
     for path in all {
         let whose = match unit_files::owner(&path)? {
             Owner::Nobody => continue,
-            Owner::Prefix(other) if other == prefix.path() => continue,
+            Owner::Prefix(other) if other == request.prefix.path() => continue,
             Owner::Prefix(other) => format!("the installation in {}", other.display()),
             Owner::Unknown => "somebody else".to_owned(),
         };
-        if !args.force {
+        if !request.force {
             return Err(
                 Failure::installation(format!("{} belongs to {whose}", path.display()))
                     .hint("use --instance NAME to have both, uninstall that one first, or use --force to take the unit over"),

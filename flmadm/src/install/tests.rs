@@ -10,7 +10,7 @@ use crate::output::Output;
 use super::*;
 
 /// Arguments for the machine; its prefix is below a temporary directory, so `services` skips that check.
-pub(super) fn args(host: &FakeHost, line: &str) -> InstallArgs {
+pub(crate) fn args(host: &FakeHost, line: &str) -> InstallArgs {
     let instance = line.split_once("--instance ").map(|(_, name)| format!("-{name}"));
     let prefix = host.path(&format!("opt/flame{}", instance.unwrap_or_default()));
     let built = host.path("built");
@@ -22,7 +22,7 @@ pub(super) fn args(host: &FakeHost, line: &str) -> InstallArgs {
     .expect(line)
 }
 
-pub(super) fn install(host: &FakeHost, line: &str) -> Outcome<String> {
+pub(crate) fn install(host: &FakeHost, line: &str) -> Outcome<String> {
     let args = args(host, line);
     let mut out = Vec::new();
     run(host, &args, &mut Output::new(args.output, &mut out))?;
@@ -30,7 +30,7 @@ pub(super) fn install(host: &FakeHost, line: &str) -> Outcome<String> {
 }
 
 /// Removes everything, and gives what it says.
-pub(super) fn uninstall(host: &FakeHost) -> String {
+pub(crate) fn uninstall(host: &FakeHost) -> String {
     let line = format!(
         "--prefix {} --force --no-backup --remove-user",
         host.path("opt/flame").display()
@@ -83,7 +83,7 @@ fn a_dry_run_changes_nothing() {
     let host = FakeHost::new();
     let before = host.listing();
     let out = install(&host, "--all --no-systemd --dry-run").expect("planned");
-    assert!(out.contains("would make  program"), "{out}");
+    assert!(out.contains("would make  release"), "{out}");
     assert_eq!(host.listing(), before);
 }
 
@@ -117,11 +117,9 @@ fn a_broken_configuration_stops_before_the_first_change() {
 #[test]
 fn a_failure_half_way_is_undone() {
     let host = FakeHost::new();
-    install(&host, "--client --no-systemd").expect("installed");
-    std::fs::write(host.path("built/flmctl"), "a newer program").expect("written");
-    // In the way of the link that is made after the programs.
-    std::fs::remove_file(host.path("opt/flame/bin/flmadm")).expect("removed");
-    std::fs::create_dir(host.path("opt/flame/bin/flmadm")).expect("made");
+    std::fs::create_dir_all(host.path("opt/flame")).expect("made");
+    // In the way of the last of the directories.
+    std::fs::write(host.path("opt/flame/logs"), "a file").expect("written");
     let before = host.listing();
     let failure = install(&host, "--all --no-systemd").expect_err("in the way");
     assert!(failure.report().contains("were undone"), "{}", failure.report());
@@ -129,20 +127,28 @@ fn a_failure_half_way_is_undone() {
 }
 
 /// As [`install`] with systemd, past the check that the prefix is not in a temporary directory.
-pub(super) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
+pub(crate) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
     let args = args(host, line);
-    let prefix = args.at.prefix()?;
-    let old = Manifest::load(&prefix)?;
-    let profiles = plan::profiles(old.as_ref(), &profile::selected(&args)?);
-    let plan = plan::unchecked(host, &args, &prefix, old.as_ref(), &profiles, &host.path("built"))?;
     let mut out = Vec::new();
     let mut output = Output::new(args.output, &mut out);
-    let changed = apply(host, &plan.steps, &mut output)?;
-    if args.enable {
-        start::run(host, &plan.manifest, &changed, &mut output).map(drop)
-    } else {
-        Ok(())
-    }
+    let prefix = args.at.prefix()?;
+    let _locks = change::enter(host, &prefix, true, &mut output)?;
+    let (prefix, old) = args.at.find()?;
+    let built = host.path("built");
+    let request = Request {
+        prefix: &prefix,
+        old: old.as_ref(),
+        instance: args.at.instance.clone(),
+        has_units: true,
+        profiles: plan::profiles(old.as_ref(), &selected(&args)?),
+        built: &built,
+        endpoint: args.endpoint.as_deref(),
+        force: args.force,
+        is_tried: args.enable,
+        restore: args.restore.as_deref(),
+    };
+    let plan = make(host, &request)?;
+    carry_out(host, &args, &prefix, old.as_ref(), plan, &mut output).map(drop)
 }
 
 #[test]
@@ -153,7 +159,7 @@ fn services_are_enabled_started_and_restarted_only_if_changed() {
         host.calls(),
         [
             "reload",
-            "enable flame.target flame-session-manager.service flame-node-agent.service",
+            "enable flame.target flame-session-manager.service flame-recovery.service flame-node-agent.service",
             "reload",
             "start flame-session-manager.service",
             "start flame-node-agent.service",
@@ -184,18 +190,23 @@ fn services_are_enabled_started_and_restarted_only_if_changed() {
 }
 
 #[test]
-fn a_service_that_does_not_start_is_said_so_and_stays_installed() {
+fn a_service_that_does_not_start_is_said_so_and_nothing_stays() {
     let mut host = FakeHost::new();
+    let before = host.listing();
     host.broken.insert("flame-session-manager.service".to_owned());
+    host.sight.journal = Some(vec![r#"{"MESSAGE": "its last words"}"#.to_owned()]);
     let failure = install_services(&host, "--all --enable").expect_err("broken");
     assert_eq!(failure.kind, Kind::Start);
-    assert!(
-        failure
-            .report()
-            .contains("journalctl -u flame-session-manager.service"),
-        "{}",
-        failure.report()
-    );
+    for part in [
+        "its last words",
+        "journalctl -u flame-session-manager.service",
+        "--keep-failed",
+        "were undone",
+    ] {
+        assert!(failure.report().contains(part), "{part}: {}", failure.report());
+    }
+    assert_eq!(host.listing(), before);
+    install_services(&host, "--all --enable --keep-failed").expect_err("broken");
     assert!(
         host.path("etc/systemd/system/flame-session-manager.service")
             .exists()
@@ -204,8 +215,8 @@ fn a_service_that_does_not_start_is_said_so_and_stays_installed() {
 
 #[test]
 fn a_failed_reload_leaves_the_machine_as_it_was() {
-    let mut host = FakeHost::new();
-    host.reload_fails = true;
+    let host = FakeHost::new();
+    host.reload_fails.set(true);
     let before = host.listing();
     let failure = install_services(&host, "--all").expect_err("no reload");
     assert_eq!(failure.kind, Kind::Systemd);

@@ -16,6 +16,7 @@ use crate::installed::{self, Installed};
 use crate::output::Output;
 
 pub(crate) use names::{Names, spellings};
+pub(crate) use work::last_lines;
 
 #[derive(Debug, Args)]
 pub(crate) struct UnitsArgs {

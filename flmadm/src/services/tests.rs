@@ -118,7 +118,7 @@ fn a_unit_that_does_not_start_shows_its_log_and_the_others_start() {
 #[test]
 fn units_are_enabled_and_disabled_once() {
     let host = host();
-    let all = format!("{} {AGENT} flame.target", MANAGER);
+    let all = format!("{MANAGER} flame-recovery.service {AGENT} flame.target");
     let sorted = |calls: Vec<String>| {
         let mut words: Vec<String> = calls.join(" ").split(' ').map(str::to_owned).collect();
         words.sort();

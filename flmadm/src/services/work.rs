@@ -196,7 +196,7 @@ fn report(host: &dyn Host, unit: &str, changed: bool, error: Option<String>) -> 
 }
 
 /// What a unit logged last; nothing if the journal cannot be read, because that is not what failed.
-fn last_lines(host: &dyn Host, unit: &str) -> Vec<String> {
+pub(crate) fn last_lines(host: &dyn Host, unit: &str) -> Vec<String> {
     let query = JournalQuery {
         units: vec![unit.to_owned()],
         lines: Some(LAST_LINES),

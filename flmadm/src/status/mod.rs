@@ -23,6 +23,7 @@ use crate::logs::Entry;
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::profile::Profile;
+use crate::unit_files::RECOVERY;
 
 use nodes::NodeReport;
 use ports::Port;
@@ -179,7 +180,9 @@ fn look(host: &dyn Host, installed: &Installed) -> Outcome<Report> {
 fn look_at_units(host: &dyn Host, installed: &Installed) -> Outcome<Vec<UnitReport>> {
     let systemd = host.systemd()?;
     let mut statuses = Vec::new();
-    for unit in installed.manifest.loadable() {
+    // It runs only when something has gone wrong.
+    let recovery = installed.manifest.names().own(RECOVERY);
+    for unit in installed.manifest.loadable().filter(|unit| *unit != recovery) {
         statuses.push(systemd.status(unit)?);
     }
     for agent in installed.further_agents(systemd)? {

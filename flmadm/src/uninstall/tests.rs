@@ -75,20 +75,20 @@ fn files_of_the_user_stay() {
     let host = installed();
     std::fs::write(host.path("opt/flame/bin/mine"), "mine").expect("written");
     let out = uninstall(&host, "--no-backup").expect("removed");
-    assert_eq!(
-        std::fs::read_to_string(host.path("opt/flame/bin/mine")).expect("kept"),
-        "mine"
-    );
+    let kept = host
+        .path("opt/flame/releases")
+        .join(env!("CARGO_PKG_VERSION"))
+        .join("bin/mine");
+    assert_eq!(std::fs::read_to_string(kept).expect("kept"), "mine");
     assert!(out.contains("Kept:"), "{out}");
     assert!(!host.path("opt/flame/bin/flmctl").exists());
 }
 
 #[test]
-fn what_a_killed_installation_left_is_removed() {
+fn what_is_gone_already_need_not_be_removed() {
     let host = installed();
-    std::fs::write(host.path("opt/flame/bin/flmctl.flmadm-replaced"), "older").expect("written");
-    // Killed right after the manifest, an installation has few of the files that it lists.
     std::fs::remove_file(host.path("opt/flame/bin/flmping")).expect("removed");
+    std::fs::remove_dir_all(host.path("opt/flame/logs")).expect("removed");
     uninstall(&host, "--no-backup").expect("removed");
     assert!(!host.path("opt/flame").exists());
 }

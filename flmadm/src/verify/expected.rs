@@ -72,7 +72,9 @@ pub(super) fn all(host: &dyn Host, installed: &Installed) -> Outcome<Vec<Expecte
             FileKind::Program => (What::File { sha256 }, 0o755),
             FileKind::Link => (What::Link { sha256 }, 0o777),
             FileKind::Config => (What::Edited { sha256 }, 0o644),
-            FileKind::Unit | FileKind::Rule | FileKind::DropIn => (What::File { sha256 }, 0o644),
+            FileKind::Release | FileKind::Unit | FileKind::Rule | FileKind::DropIn => {
+                (What::File { sha256 }, 0o644)
+            }
         };
         expected.push(Expected {
             path: file.path.clone(),

@@ -1,0 +1,296 @@
+//! The crash matrix: each command is ended at every checkpoint, before and after every effect, and what is left is
+//! put in order.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use super::*;
+use crate::host::fake::{FakeHost, Killed};
+
+type Picture = (BTreeMap<PathBuf, String>, Vec<String>, Vec<String>);
+
+/// All files but those of the builds, and all services.
+fn picture(host: &FakeHost) -> Picture {
+    let mut files = host.listing();
+    files.retain(|path, _| !path.starts_with(host.path("built")));
+    let (active, enabled) = host.services();
+    (files, active, enabled)
+}
+
+/// The same with places that are not those of one run: its temporary directory.
+fn relative(host: &FakeHost, (files, active, enabled): Picture) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let top = host.path("").display().to_string();
+    // Hashes of the prefix, and of texts with the prefix in them, differ from run to run.
+    let mut varying: Vec<String> = Vec::new();
+    for path in files.keys() {
+        for name in path.iter().filter_map(|name| name.to_str()) {
+            let is_hashed =
+                name.starts_with(concat!(env!("CARGO_PKG_VERSION"), "-")) || name.starts_with(".flmadm-");
+            if is_hashed {
+                varying.push(name.to_owned());
+            }
+        }
+    }
+    let place = Place::of(&Prefix::new(&host.path("opt/flame")).expect("a prefix"), &|_| {
+        false
+    });
+    varying.push(
+        place
+            .path()
+            .file_name()
+            .expect("a name")
+            .to_string_lossy()
+            .into_owned(),
+    );
+    let files = files
+        .into_iter()
+        .map(|(path, what)| {
+            let line = format!("{}: {what}", path.display()).replace(&top, "TOP/");
+            varying
+                .iter()
+                .fold(line, |line, name| line.replace(name, "VARYING"))
+        })
+        .filter(|line| !line.contains("manifest.toml: ") && !line.contains("release.toml: "))
+        .collect();
+    (files, active, enabled)
+}
+
+/// Says how two pictures differ, and no more: they are long.
+fn assert_same(
+    one: &(Vec<String>, Vec<String>, Vec<String>),
+    other: &(Vec<String>, Vec<String>, Vec<String>),
+    when: &str,
+) {
+    let all = |picture: &(Vec<String>, Vec<String>, Vec<String>)| -> std::collections::BTreeSet<String> {
+        let (files, active, enabled) = picture.clone();
+        let active = active.into_iter().map(|unit| format!("active {unit}"));
+        let enabled = enabled.into_iter().map(|unit| format!("enabled {unit}"));
+        files.into_iter().chain(active).chain(enabled).collect()
+    };
+    let (one, other) = (all(one), all(other));
+    let short = |line: &String| line.chars().take(200).collect::<String>();
+    let more: Vec<String> = one.difference(&other).map(short).collect();
+    let less: Vec<String> = other.difference(&one).map(short).collect();
+    assert!(
+        more.is_empty() && less.is_empty(),
+        "{when}: more {more:#?}, less {less:#?}"
+    );
+}
+
+fn command(host: &FakeHost, line: &str) -> u8 {
+    let prefix = host.path("opt/flame").display().to_string();
+    let mut words: Vec<String> = ["flmadm"]
+        .into_iter()
+        .chain(line.split_whitespace())
+        .map(str::to_owned)
+        .collect();
+    words.extend(["--prefix".to_owned(), prefix]);
+    if line.starts_with("upgrade") {
+        words.extend(["--bin-dir".to_owned(), host.path("built").display().to_string()]);
+    }
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = crate::run(host, words.into_iter().map(Into::into), &mut out, &mut err);
+    assert_eq!(
+        code,
+        0,
+        "{line}: {}{}",
+        String::from_utf8_lossy(&out),
+        String::from_utf8_lossy(&err)
+    );
+    code
+}
+
+/// A change of the machine that can be ended anywhere.
+#[derive(Clone, Copy)]
+enum Case {
+    Install,
+    Upgrade,
+    /// An upgrade that does not work, so that it undoes itself.
+    Failing,
+    Rollback,
+    Uninstall,
+}
+
+impl Case {
+    fn prepare(self) -> FakeHost {
+        let mut host = FakeHost::new();
+        std::fs::create_dir_all(host.path("run/systemd")).expect("made");
+        if matches!(self, Self::Install) {
+            return host;
+        }
+        crate::install::tests::install_services(&host, "--all --enable").expect("installed");
+        std::fs::write(host.path("opt/flame/data/flame.db"), "state").expect("written");
+        let built = host.path("built/flame-session-manager");
+        std::fs::write(built, "a newer one").expect("written");
+        if matches!(self, Self::Rollback) {
+            command(&host, "upgrade");
+        }
+        if matches!(self, Self::Failing) {
+            host.probed = None;
+        }
+        host
+    }
+
+    /// Runs it; gives whether it did what it should.
+    fn run(self, host: &FakeHost) -> bool {
+        match self {
+            Self::Install => {
+                crate::install::tests::install_services(host, "--all --enable").expect("installed");
+            }
+            Self::Upgrade => drop(command(host, "upgrade")),
+            Self::Failing => {
+                let failed = catch_unwind(AssertUnwindSafe(|| command(host, "upgrade")));
+                match failed {
+                    Err(payload) if payload.is::<Killed>() => std::panic::resume_unwind(payload),
+                    Err(_) => return false,
+                    Ok(_) => return true,
+                }
+            }
+            Self::Rollback => drop(command(host, "rollback")),
+            Self::Uninstall => drop(command(host, "uninstall --no-backup --remove-user --force")),
+        }
+        true
+    }
+}
+
+/// Silences the messages of the panics that stand for a kill.
+fn silence_kills() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.payload().is::<Killed>() {
+            usual(info);
+        }
+    }));
+}
+
+/// Gives what `run` gives unless it is killed.
+fn quietly<T>(run: impl FnOnce() -> T) -> std::thread::Result<T> {
+    catch_unwind(AssertUnwindSafe(run))
+}
+
+fn repair(host: &FakeHost) {
+    command(host, "repair");
+    assert_eq!(
+        Place::left(&Prefix::new(&host.path("opt/flame")).expect("a prefix")),
+        None
+    );
+}
+
+/// Kills `case` at every checkpoint. Gives how many there were.
+fn matrix(case: Case) -> usize {
+    silence_kills();
+    let host = case.prepare();
+    host.passed();
+    case.run(&host);
+    let count = host.passed();
+    let end = relative(&host, picture(&host));
+    let mut outcomes = [0, 0];
+    for at in 1..=count {
+        let host = case.prepare();
+        let before = picture(&host);
+        host.passed();
+        host.kill_at.set(Some(at));
+        let result = quietly(|| case.run(&host));
+        assert!(
+            result.is_err_and(|payload| payload.is::<Killed>()),
+            "not killed at {at}"
+        );
+        repair(&host);
+        let after = picture(&host);
+        let after_is_end = after != before;
+        if !after_is_end {
+            outcomes[0] += 1;
+        } else {
+            outcomes[1] += 1;
+            let (after, end) = (relative(&host, after), &end);
+            assert_same(&after, end, &format!("killed at {at} of {count}"));
+        }
+        // Repairing twice changes nothing, and the command can be given again.
+        repair(&host);
+        if !matches!(case, Case::Failing) && !(after_is_end && matches!(case, Case::Rollback)) {
+            case.run(&host);
+            assert_same(
+                &relative(&host, picture(&host)),
+                &end,
+                &format!("again after {at}"),
+            );
+        }
+    }
+    assert!(outcomes[0] > 0, "never undone: {outcomes:?}");
+    count
+}
+
+#[test]
+fn an_install_can_be_killed_anywhere() {
+    assert!(matrix(Case::Install) > 60);
+}
+
+#[test]
+fn an_upgrade_can_be_killed_anywhere() {
+    assert!(matrix(Case::Upgrade) > 15);
+}
+
+#[test]
+fn an_upgrade_that_fails_can_be_killed_anywhere() {
+    assert!(matrix(Case::Failing) > 15);
+}
+
+#[test]
+fn a_rollback_can_be_killed_anywhere() {
+    assert!(matrix(Case::Rollback) > 10);
+}
+
+#[test]
+fn an_uninstall_can_be_killed_anywhere() {
+    assert!(matrix(Case::Uninstall) > 40);
+}
+
+#[test]
+fn a_repair_can_be_killed_anywhere_too() {
+    silence_kills();
+    for case in [Case::Install, Case::Upgrade, Case::Uninstall] {
+        let host = case.prepare();
+        host.passed();
+        case.run(&host);
+        let count = host.passed();
+        // In the middle, and after the point of no return.
+        for at in [count / 2, count - 1] {
+            let host = case.prepare();
+            let before = picture(&host);
+            host.passed();
+            host.kill_at.set(Some(at));
+            assert!(quietly(|| case.run(&host)).is_err());
+            for next in 1.. {
+                host.passed();
+                host.kill_at.set(Some(next));
+                if quietly(|| command(&host, "repair")).is_ok() {
+                    break;
+                }
+            }
+            host.kill_at.set(None);
+            repair(&host);
+            if at < count / 2 {
+                assert_eq!(picture(&host), before);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_next_command_says_what_it_found() {
+    silence_kills();
+    let host = Case::Upgrade.prepare();
+    host.passed();
+    host.kill_at.set(Some(12));
+    assert!(quietly(|| Case::Upgrade.run(&host)).is_err());
+    let prefix = host.path("opt/flame").display().to_string();
+    let words = ["flmadm", "status", "--prefix", &prefix];
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    crate::run(&host, words.map(Into::into), &mut out, &mut err);
+    let said = String::from_utf8_lossy(&err);
+    assert!(
+        said.contains("flmadm repair") && said.contains("upgrade"),
+        "{said}"
+    );
+}
