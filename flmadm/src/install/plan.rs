@@ -519,8 +519,8 @@ pub(crate) fn forget_release(prefix: &Prefix, manifest: &mut Manifest, id: &str)
     empty.sort();
     empty.reverse();
     [
-        Finish::RemoveFiles { paths },
-        Finish::RemoveEmpty { paths: empty },
+        Finish::Files { paths },
+        Finish::Empty { paths: empty },
     ]
 }
 

@@ -11,24 +11,24 @@ use crate::files;
 use crate::host::{Account, Host};
 use crate::manifest::AccountRecord;
 
-/// A piece of cleaning up.
+/// Something that is removed at the end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "finish", rename_all = "kebab-case")]
 pub(crate) enum Finish {
     /// Removes a directory with all that is in it.
-    RemoveTree { path: PathBuf },
+    Tree { path: PathBuf },
     /// Removes files and links.
-    RemoveFiles { paths: Vec<PathBuf> },
+    Files { paths: Vec<PathBuf> },
     /// Removes directories, in this order, in which nothing is left.
-    RemoveEmpty { paths: Vec<PathBuf> },
+    Empty { paths: Vec<PathBuf> },
     /// Removes accounts, and puts the account tools' own files back to what `record` says.
-    RemoveAccounts {
+    Accounts {
         accounts: Vec<Account>,
         record: Option<AccountRecord>,
         store: PathBuf,
     },
     /// Removes what executors have left outside of the prefix.
-    RemoveTraces { traces: Traces },
+    Traces { traces: Traces },
 }
 
 impl Finish {
@@ -38,9 +38,9 @@ impl Finish {
     /// It is not done; it can be tried again.
     pub(crate) fn run(&self, host: &dyn Host, left: &mut Left) -> Outcome<()> {
         match self {
-            Self::RemoveTree { path } => files::remove_tree(path),
-            Self::RemoveFiles { paths } => paths.iter().try_for_each(|path| files::remove(path)),
-            Self::RemoveEmpty { paths } => {
+            Self::Tree { path } => files::remove_tree(path),
+            Self::Files { paths } => paths.iter().try_for_each(|path| files::remove(path)),
+            Self::Empty { paths } => {
                 for path in paths {
                     if !files::remove_empty(path)? {
                         left.kept.push(path.clone());
@@ -48,7 +48,7 @@ impl Finish {
                 }
                 Ok(())
             }
-            Self::RemoveAccounts {
+            Self::Accounts {
                 accounts,
                 record,
                 store,
@@ -66,7 +66,7 @@ impl Finish {
                 }
                 files::remove_tree(store)
             }
-            Self::RemoveTraces { traces } => traces.remove(host),
+            Self::Traces { traces } => traces.remove(host),
         }
     }
 }

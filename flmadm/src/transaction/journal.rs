@@ -193,7 +193,7 @@ mod tests {
         for step in &steps {
             journal.step(step.clone()).expect("written");
         }
-        let finish = vec![Finish::RemoveTree {
+        let finish = vec![Finish::Tree {
             path: "/opt/trash".into(),
         }];
         journal.commit(finish.clone()).expect("committed");

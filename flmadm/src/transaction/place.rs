@@ -69,11 +69,6 @@ impl Place {
         self.0.join("flmadm")
     }
 
-    /// Release that is unpacked before the transaction begins.
-    pub(crate) fn unpacked(&self) -> PathBuf {
-        self.0.join("unpacked")
-    }
-
     /// Copy of a file as it was.
     pub(crate) fn saved(&self, number: usize) -> PathBuf {
         self.0.join(format!("saved-{number}"))

@@ -63,7 +63,7 @@ pub(super) fn make(
     let mut finish = Vec::new();
     if !manifest.units.is_empty() {
         removals.extend(unit_removals(host, manifest, &ours)?);
-        finish.push(Finish::RemoveTraces {
+        finish.push(Finish::Traces {
             traces: traces(host, manifest),
         });
     }
@@ -86,8 +86,8 @@ pub(super) fn make(
         });
     }
     finish.extend(accounts(host, args, prefix, manifest, notes)?);
-    finish.push(Finish::RemoveTree { path: into });
-    finish.push(Finish::RemoveEmpty {
+    finish.push(Finish::Tree { path: into });
+    finish.push(Finish::Empty {
         paths: empty(prefix, manifest, &is_preserved, keeps_something),
     });
     Ok(Plan {
@@ -331,7 +331,7 @@ fn accounts(
             }
         }
     }
-    Ok(Some(Finish::RemoveAccounts {
+    Ok(Some(Finish::Accounts {
         accounts: unwanted,
         record: created.clone().filter(|_| args.remove_user),
         store: prefix.join(ACCOUNTS),
