@@ -92,6 +92,7 @@ pub(super) fn run(args: &LogsArgs, out: &mut dyn Write) -> Outcome<()> {
     if !args.follow {
         return Ok(());
     }
+    drop(output);
     loop {
         for (index, follower) in followers.iter_mut().enumerate() {
             let path = cluster.log(&names[index]);

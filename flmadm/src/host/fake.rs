@@ -182,7 +182,7 @@ impl FakeHost {
         self.starts.set(self.starts.get() + 1);
         self.active
             .borrow_mut()
-            .insert(unit.to_owned(), 100 + self.starts.get());
+            .insert(unit.to_owned(), 99 + self.starts.get());
         Ok(())
     }
 }

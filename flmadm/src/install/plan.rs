@@ -518,10 +518,7 @@ pub(crate) fn forget_release(prefix: &Prefix, manifest: &mut Manifest, id: &str)
     let mut empty: Vec<PathBuf> = directories.map(|record| record.path).collect();
     empty.sort();
     empty.reverse();
-    [
-        Finish::Files { paths },
-        Finish::Empty { paths: empty },
-    ]
+    [Finish::Files { paths }, Finish::Empty { paths: empty }]
 }
 
 /// What a release of these programs and units consists of.

@@ -194,7 +194,9 @@ fn a_service_that_does_not_start_is_said_so_and_nothing_stays() {
     let mut host = FakeHost::new();
     let before = host.listing();
     host.broken.insert("flame-session-manager.service".to_owned());
-    host.sight.journal = Some(vec![r#"{"MESSAGE": "its last words"}"#.to_owned()]);
+    host.sight.journal = Some(vec![
+        r#"{"__REALTIME_TIMESTAMP":"0","_SYSTEMD_UNIT":"x.service","MESSAGE":"its last words"}"#.to_owned(),
+    ]);
     let failure = install_services(&host, "--all --enable").expect_err("broken");
     assert_eq!(failure.kind, Kind::Start);
     for part in [
