@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use flame_core::InstanceName;
 use flame_core::config::DEFAULT_PREFIX;
+use flame_core::{HostNames, InstanceName};
 
 use crate::compile::BuildArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
@@ -12,6 +12,7 @@ use crate::manifest::Manifest;
 use crate::prefix::Prefix;
 use crate::releases::ReleasesArgs;
 use crate::repair::RepairArgs;
+use crate::scope::{Home, Scope};
 use crate::upgrade::{HealthArgs, RollbackArgs, UpgradeArgs};
 use crate::{config, logs, services, verify};
 
@@ -124,12 +125,16 @@ pub(crate) struct OutputArg {
 /// Part of every command that is about an installation.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct PrefixArg {
-    /// Directory of the installation [default: /usr/local/flame, or /usr/local/flame-NAME]
+    /// Directory of the installation [default: /usr/local/flame, with --user ~/.local/share/flame; of an instance
+    /// flame-NAME there]
     #[arg(long, value_name = "DIR")]
     prefix: Option<PathBuf>,
     /// Name of the installation, if there are several with units on this machine
     #[arg(long, value_name = "NAME")]
     pub(crate) instance: Option<InstanceName>,
+    /// The installation of your own: your service manager runs its units, and nothing needs root
+    #[arg(long)]
+    pub(crate) user: bool,
 }
 
 impl PrefixArg {
@@ -138,10 +143,19 @@ impl PrefixArg {
     /// # Errors
     /// It cannot be one.
     pub(crate) fn prefix(&self) -> Outcome<Prefix> {
-        match (&self.prefix, &self.instance) {
+        let names = HostNames::new(self.instance.clone());
+        match (&self.prefix, self.scope()) {
             (Some(path), _) => Prefix::new(path),
-            (None, None) => Prefix::new(Path::new(DEFAULT_PREFIX)),
-            (None, Some(name)) => Prefix::new(Path::new(&format!("{DEFAULT_PREFIX}-{name}"))),
+            (None, Scope::User) => Prefix::new(&Home::of_this_process().prefix(&names)),
+            (None, Scope::System) => Prefix::new(&Path::new(DEFAULT_PREFIX).with_file_name(names.stem())),
+        }
+    }
+
+    /// Whose units it has.
+    pub(crate) fn scope(&self) -> Scope {
+        match self.user {
+            true => Scope::User,
+            false => Scope::System,
         }
     }
 
@@ -152,6 +166,18 @@ impl PrefixArg {
     pub(crate) fn find(&self) -> Outcome<(Prefix, Option<Manifest>)> {
         let prefix = self.prefix()?;
         let found = Manifest::load(&prefix)?;
+        if let Some(found) = found
+            .as_ref()
+            .filter(|found| !found.units.is_empty() && found.scope != self.scope())
+        {
+            let shown = prefix.path().display();
+            return Err(match found.scope {
+                Scope::User => Failure::arguments(format!("the installation in {shown} is one of a user"))
+                    .hint("say so with --user, as the user whose it is"),
+                Scope::System => Failure::arguments(format!("the installation in {shown} is the machine's"))
+                    .hint("leave --user out"),
+            });
+        }
         let wrong = found
             .as_ref()
             .filter(|found| self.instance.is_some() && found.instance != self.instance);
@@ -191,7 +217,7 @@ pub(crate) struct InstallArgs {
           help_heading = "Profiles (at least one)")]
     pub(crate) all: bool,
     /// Do without systemd units, user and root
-    #[arg(long, conflicts_with = "enable")]
+    #[arg(long, conflicts_with_all = ["enable", "user"])]
     pub(crate) no_systemd: bool,
     /// Start the services now and at every boot, and wait until they work
     #[arg(long)]
@@ -302,6 +328,7 @@ mod tests {
         let at = |instance: Option<&str>| PrefixArg {
             prefix: Some(directory.path().to_owned()),
             instance: instance.map(|name| name.parse().expect("a name")),
+            user: false,
         };
         assert!(at(Some("prod")).find().expect("nothing there").1.is_none());
         let manifest = Manifest {

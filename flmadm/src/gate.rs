@@ -132,7 +132,8 @@ pub(crate) fn explain(host: &dyn Host, failure: Failure, unit: &str) -> Failure 
         false => failure.also(format!("{unit} said last:\n  {}", said.join("\n  "))),
     };
     failure.hint(format!(
-        "see why: journalctl -u {unit} -n 50; --keep-failed leaves what was installed for a closer look"
+        "see why: {} {unit} -n 50; --keep-failed leaves what was installed for a closer look",
+        host.scope().journalctl()
     ))
 }
 

@@ -130,7 +130,13 @@ pub(crate) mod testing {
     pub(crate) fn everything(host: &FakeHost, systemd: bool) -> Installed {
         let prefix = Prefix::new(&host.path("opt/flame")).expect("a prefix");
         let units = if systemd {
-            crate::unit_files::render(&prefix, &HostNames::default(), Path::new("/place"), &ALL)
+            crate::unit_files::render(
+                &prefix,
+                &HostNames::default(),
+                crate::scope::Scope::System,
+                Path::new("/place"),
+                &ALL,
+            )
         } else {
             Vec::new()
         };

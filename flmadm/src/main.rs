@@ -37,6 +37,7 @@ mod release;
 mod releases;
 mod repair;
 mod schema;
+mod scope;
 mod services;
 mod status;
 mod step;
@@ -58,34 +59,59 @@ use cli::{Cli, Command, Format};
 use failure::{Failure, Kind, Outcome};
 use host::{Host, RealHost};
 use output::Output;
+use scope::Scope;
 
 fn main() -> ExitCode {
     style::enable();
-    ExitCode::from(run(
-        &RealHost::new(),
-        std::env::args_os(),
-        // They take colours out where NO_COLOR, CLICOLOR_FORCE or what they lead to says so.
-        &mut anstream::stdout(),
-        &mut anstream::stderr(),
-    ))
+    // They take colours out where NO_COLOR, CLICOLOR_FORCE or what they lead to says so.
+    let (out, err) = (&mut anstream::stdout(), &mut anstream::stderr());
+    ExitCode::from(match parse(std::env::args_os(), out, err) {
+        Ok(parsed) => perform(&RealHost::new(parsed.scope), parsed, out, err),
+        Err(code) => code,
+    })
 }
 
-/// Runs a command line and gives the exit code.
+/// A command line that was understood.
+struct Parsed {
+    cli: Cli,
+    /// How its result is printed.
+    format: Format,
+    /// Whose installation it is about.
+    scope: Scope,
+}
+
+/// Reads a command line. One that asks for help, or cannot be understood, gives the exit code.
+fn parse(
+    words: impl IntoIterator<Item = OsString>,
+    out: &mut dyn Write,
+    err: &mut dyn Write,
+) -> Result<Parsed, u8> {
+    let words: Vec<OsString> = words.into_iter().collect();
+    let parsed = Cli::command().try_get_matches_from(&words).and_then(|matches| {
+        let format = output::format(&matches);
+        let scope = scope::asked(&matches);
+        Cli::from_arg_matches(&matches).map(|cli| Parsed { cli, format, scope })
+    });
+    parsed.map_err(|error| unparsed(&error, &words, out, err))
+}
+
+/// Runs a command line on a machine of a test and gives the exit code.
+#[cfg(test)]
 fn run(
     host: &dyn Host,
     words: impl IntoIterator<Item = OsString>,
     out: &mut dyn Write,
     err: &mut dyn Write,
 ) -> u8 {
-    let words: Vec<OsString> = words.into_iter().collect();
-    let parsed = Cli::command().try_get_matches_from(&words).and_then(|matches| {
-        let format = output::format(&matches);
-        Cli::from_arg_matches(&matches).map(|cli| (cli, format))
-    });
-    let (cli, format) = match parsed {
-        Ok(parsed) => parsed,
-        Err(error) => return unparsed(&error, &words, out, err),
-    };
+    match parse(words, out, err) {
+        Ok(parsed) => perform(host, parsed, out, err),
+        Err(code) => code,
+    }
+}
+
+/// Runs a command and gives the exit code.
+fn perform(host: &dyn Host, parsed: Parsed, out: &mut dyn Write, err: &mut dyn Write) -> u8 {
+    let Parsed { cli, format, .. } = parsed;
     if let Some(warning) = warning(host, &cli.command) {
         let _ = writeln!(err, "warning: {warning}");
     }

@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 use crate::profile::Profile;
+use crate::scope::Scope;
 use crate::unit_files::{RECOVERY, is_template};
 
 /// Version of the manifest's format: 2 has releases.
@@ -34,6 +35,9 @@ pub(crate) struct Manifest {
     /// Its name, if it is one of several on the host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) instance: Option<InstanceName>,
+    /// Whose service manager runs its units.
+    #[serde(default, skip_serializing_if = "Scope::is_system")]
+    pub(crate) scope: Scope,
     /// Whether it has systemd units.
     pub(crate) systemd: bool,
     /// Its parts; empty after an uninstall that preserved something.
@@ -252,6 +256,7 @@ mod tests {
         assert_eq!(Manifest::load(&prefix).expect("looked"), None);
         let manifest = Manifest {
             instance: None,
+            scope: Scope::System,
             format: FORMAT,
             version: "1.2.3".to_owned(),
             release: "1.2.3".to_owned(),

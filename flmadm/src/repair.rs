@@ -45,7 +45,7 @@ pub(crate) fn run(host: &dyn Host, args: &RepairArgs, output: &mut Output<'_>) -
     // It is known only from the journal whether units are touched; root's changes mostly do. Whoever has the lock may be
     // the change itself, or systemd's own repair of it.
     output.doing("the end of what another flmadm does here");
-    let locks = lock(host, &prefix, host.is_root(), Patience::Forever)?;
+    let locks = lock(host, &prefix, host.rules_units(), Patience::Forever)?;
     let mut report = Report::default();
     match Interrupted::find(&prefix, true)? {
         None => output.line("There is nothing to repair."),

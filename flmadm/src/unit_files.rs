@@ -7,6 +7,7 @@ use flame_core::HostNames;
 use crate::failure::{Failure, Outcome};
 use crate::prefix::Prefix;
 use crate::profile::{MORE_AGENTS, NODE_AGENT, Profile, SESSION_MANAGER};
+use crate::scope::Scope;
 
 /// The unit that stands for the whole installation.
 pub(crate) const TARGET: &str = "flame.target";
@@ -50,6 +51,27 @@ const TEMPLATES: [(&str, &str); 10] = [
     (NODE_AGENT, include_str!("../../units/flame-node-agent.service")),
     (MORE_AGENTS, include_str!("../../units/flame-node-agent@.service")),
 ];
+/// Those of an installation of a user, by their paths below `units/`; its agent runs applications as its children. The
+/// slice is the same.
+const USER_TEMPLATES: [(&str, &str); 5] = [
+    ("user/flame.target", include_str!("../../units/user/flame.target")),
+    (
+        "user/flame-session-manager.service",
+        include_str!("../../units/user/flame-session-manager.service"),
+    ),
+    (
+        "user/flame-recovery.service",
+        include_str!("../../units/user/flame-recovery.service"),
+    ),
+    (
+        "user/flame-node-agent.service",
+        include_str!("../../units/user/flame-node-agent.service"),
+    ),
+    (
+        "user/flame-node-agent@.service",
+        include_str!("../../units/user/flame-node-agent@.service"),
+    ),
+];
 /// Lets the agent start and stop executors.
 const RULE_TEXT: &str = include_str!("../../units/polkit-1/rules.d/50-flame.rules");
 /// Drop-in for an agent whose applications are its children.
@@ -74,6 +96,7 @@ pub(crate) struct UnitFile {
 pub(crate) fn render(
     prefix: &Prefix,
     names: &HostNames,
+    scope: Scope,
     place: &Path,
     profiles: &[Profile],
 ) -> Vec<UnitFile> {
@@ -85,7 +108,7 @@ pub(crate) fn render(
     if units.is_empty() {
         return Vec::new();
     }
-    TEMPLATES
+    templates(scope)
         .iter()
         .filter(|(name, _)| [SLICE, TARGET, RECOVERY].contains(name) || units.contains(name))
         .map(|(name, template)| UnitFile {
@@ -93,6 +116,18 @@ pub(crate) fn render(
             text: fill(template, prefix, names).replace("@PLACE@", &place.display().to_string()),
         })
         .collect()
+}
+
+/// Every unit of an installation of this kind, by its name.
+fn templates(scope: Scope) -> Vec<(&'static str, &'static str)> {
+    match scope {
+        Scope::System => TEMPLATES.to_vec(),
+        Scope::User => {
+            let slice = TEMPLATES.into_iter().filter(|(name, _)| *name == SLICE);
+            let own = USER_TEMPLATES.map(|(path, text)| (path.trim_start_matches("user/"), text));
+            slice.chain(own).collect()
+        }
+    }
 }
 
 /// Whether `unit` is the file of a template, of which only instances can be started.
@@ -122,7 +157,7 @@ pub(crate) fn sysusers(prefix: &Prefix, names: &HostNames) -> String {
 
 /// Every file of `units/` as it is in the sources, with its path there: for packages, and for people to read.
 pub(crate) fn shipped() -> impl Iterator<Item = (&'static str, &'static str)> {
-    TEMPLATES.into_iter().chain([
+    TEMPLATES.into_iter().chain(USER_TEMPLATES).chain([
         ("conf/node-agent.toml", crate::node_config::NEW),
         ("flame-node-agent.process-runtime.conf", PROCESS_RUNTIME_TEXT),
         ("polkit-1/rules.d/50-flame.rules", RULE_TEXT),
@@ -214,15 +249,48 @@ mod tests {
     #[test]
     fn the_rendered_units_are_the_golden_ones() {
         let (opt, names) = (prefix("/opt/flame"), names("flame"));
-        for unit in render(&opt, &names, place(), &crate::profile::ALL) {
+        for unit in render(&opt, &names, Scope::System, place(), &crate::profile::ALL) {
             crate::golden::check(&unit.name, &unit.text);
+        }
+    }
+
+    #[test]
+    fn those_of_a_user_are_golden_and_need_no_rights() {
+        let (home, names) = (prefix("/home/me/.local/share/flame"), names("flame"));
+        let units = render(&home, &names, Scope::User, place(), &crate::profile::ALL);
+        let all: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
+        assert_eq!(all.len(), USER_TEMPLATES.len() + 1);
+        for unit in &units {
+            crate::golden::check(&format!("user/{}", unit.name), &unit.text);
+            // A user manager cannot do these, or does nothing and says nothing.
+            let beyond = [
+                "User=",
+                "Group=",
+                "SupplementaryGroups=",
+                "DynamicUser=",
+                "CapabilityBoundingSet=",
+                "PrivateDevices=",
+                "ProtectSystem=",
+                "ProtectHome=",
+                "PrivateTmp=",
+                "ReadWritePaths=",
+                "multi-user.target",
+                "network-online.target",
+            ];
+            for word in beyond {
+                let used = unit
+                    .text
+                    .lines()
+                    .find(|line| !line.starts_with('#') && line.contains(word));
+                assert_eq!(used, None, "{}", unit.name);
+            }
         }
     }
 
     #[test]
     fn those_of_an_instance_are_golden_too() {
         let (opt, names) = (prefix("/opt/flame-prod"), names("flame-prod"));
-        for unit in render(&opt, &names, place(), &crate::profile::ALL) {
+        for unit in render(&opt, &names, Scope::System, place(), &crate::profile::ALL) {
             crate::golden::check(&format!("instance/{}", unit.name), &unit.text);
         }
         for (name, text) in [
@@ -239,7 +307,7 @@ mod tests {
         let opt = prefix("/opt/other");
         let texts = |stem: &str| -> Vec<UnitFile> {
             let names = names(stem);
-            let mut units = render(&opt, &names, place(), &crate::profile::ALL);
+            let mut units = render(&opt, &names, Scope::System, place(), &crate::profile::ALL);
             units.push(UnitFile {
                 name: rule_name(&names),
                 text: rule(&opt, &names),
@@ -295,10 +363,11 @@ mod tests {
     fn nothing_is_left_to_fill_in() {
         for at in ["/opt/flame", "/home/me/flame"] {
             let (prefix, names) = (prefix(at), names("flame-prod"));
-            let mut texts: Vec<String> = render(&prefix, &names, place(), &crate::profile::ALL)
-                .into_iter()
-                .map(|unit| unit.text)
-                .collect();
+            let mut texts: Vec<String> =
+                render(&prefix, &names, Scope::System, place(), &crate::profile::ALL)
+                    .into_iter()
+                    .map(|unit| unit.text)
+                    .collect();
             texts.push(sysusers(&prefix, &names));
             texts.push(rule(&prefix, &names));
             for text in texts {
@@ -314,10 +383,16 @@ mod tests {
     #[test]
     fn each_profile_has_its_units() {
         let names = |profiles: &[Profile]| -> Vec<String> {
-            render(&prefix("/opt/flame"), &names("flame"), place(), profiles)
-                .into_iter()
-                .map(|unit| unit.name)
-                .collect()
+            render(
+                &prefix("/opt/flame"),
+                &names("flame"),
+                Scope::System,
+                place(),
+                profiles,
+            )
+            .into_iter()
+            .map(|unit| unit.name)
+            .collect()
         };
         assert_eq!(names(&[Profile::Client]), [""; 0]);
         assert_eq!(
@@ -345,6 +420,7 @@ mod tests {
         let units = render(
             &prefix("/opt/flame"),
             &names("flame"),
+            Scope::System,
             place(),
             &[Profile::Worker],
         );
@@ -361,6 +437,7 @@ mod tests {
         for unit in render(
             &prefix("/opt/flame"),
             &names("flame"),
+            Scope::System,
             place(),
             &crate::profile::ALL,
         ) {

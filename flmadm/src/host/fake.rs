@@ -14,6 +14,7 @@ use super::sight::Sight;
 use super::{Account, Found, Host, Ids, Probed, Units};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::Process;
+use crate::scope::Scope;
 
 /// What a test catches that kills the program at a checkpoint.
 #[derive(Debug)]
@@ -23,6 +24,9 @@ pub(crate) struct Killed;
 pub(crate) struct FakeHost {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) root: bool,
+    pub(crate) scope: Scope,
+    /// Whether services of the user go on without him.
+    pub(crate) linger: Option<bool>,
     pub(crate) has_bus: bool,
     pub(crate) processes: Vec<Process>,
     /// Ports that others use.
@@ -81,6 +85,8 @@ impl FakeHost {
             instances: RefCell::default(),
             groups: RefCell::default(),
             root: true,
+            scope: Scope::System,
+            linger: Some(false),
             has_bus: true,
             processes: Vec::new(),
             listening: BTreeSet::new(),
@@ -99,6 +105,15 @@ impl FakeHost {
         };
         std::fs::write(host.etc.join("passwd"), "root:x:0:0::/root:/bin/sh\n").expect("written");
         host.programs();
+        host
+    }
+
+    /// As a user without rights sees it, who has no units yet.
+    pub(crate) fn of_user() -> Self {
+        let mut host = Self::new();
+        host.unit_directory = host.path("home/.config/systemd/user");
+        host.scope = Scope::User;
+        host.root = false;
         host
     }
 
@@ -188,6 +203,12 @@ impl FakeHost {
 }
 
 impl Host for FakeHost {
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+    fn lingers(&self) -> Option<bool> {
+        self.linger
+    }
     fn is_root(&self) -> bool {
         self.root
     }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Outcome;
 use crate::processes::Process;
+use crate::scope::Scope;
 
 pub(crate) use real::RealHost;
 
@@ -75,8 +76,16 @@ pub(crate) fn is_system(number: u32) -> bool {
 
 /// The machine: accounts, processes, places, and the service manager.
 pub(crate) trait Host {
+    /// Whose service manager this is about.
+    fn scope(&self) -> Scope;
     /// Whether we may change everything.
     fn is_root(&self) -> bool;
+    /// Whether we may change units of this scope.
+    fn rules_units(&self) -> bool {
+        self.scope() == Scope::User || self.is_root()
+    }
+    /// Whether services of the user go on when he has no session, if that can be known.
+    fn lingers(&self) -> Option<bool>;
     /// Where an administrator's unit files lie.
     fn unit_directory(&self) -> &Path;
     /// Where packages put theirs.

@@ -16,6 +16,7 @@ use super::sight::{RealSight, Sight};
 use super::{Account, Found, Host, Ids, Probed, Units, probe};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::{self, Process};
+use crate::scope::{Home, Places, Scope};
 
 /// Longest wait for a start: more than the units' TimeoutStartSec, so that systemd's verdict comes first.
 const START_LIMIT: Duration = Duration::from_secs(150);
@@ -24,22 +25,22 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 /// This machine.
 pub(crate) struct RealHost {
-    unit_directory: PathBuf,
-    package_unit_directories: [PathBuf; 3],
+    scope: Scope,
+    places: Places,
     systemd: OnceCell<SystemBus>,
     #[cfg(debug_assertions)]
     checkpoints: std::cell::Cell<usize>,
 }
 
 impl RealHost {
-    pub(crate) fn new() -> Self {
+    /// As the machine's service manager sees it, or the user's.
+    pub(crate) fn new(scope: Scope) -> Self {
         Self {
-            unit_directory: "/etc/systemd/system".into(),
-            package_unit_directories: [
-                "/usr/lib/systemd/system".into(),
-                "/lib/systemd/system".into(),
-                "/usr/local/lib/systemd/system".into(),
-            ],
+            scope,
+            places: match scope {
+                Scope::System => Places::of_system(),
+                Scope::User => Places::of_user(&Home::of_this_process()),
+            },
             systemd: OnceCell::new(),
             #[cfg(debug_assertions)]
             checkpoints: std::cell::Cell::new(0),
@@ -72,16 +73,26 @@ impl RealHost {
 }
 
 impl Host for RealHost {
+    fn scope(&self) -> Scope {
+        self.scope
+    }
+
+    fn lingers(&self) -> Option<bool> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let uid = nix::unistd::geteuid().as_raw();
+        runtime.ok()?.block_on(flame_systemd::login::lingers(uid))
+    }
+
     fn is_root(&self) -> bool {
         nix::unistd::geteuid().is_root()
     }
 
     fn unit_directory(&self) -> &Path {
-        &self.unit_directory
+        &self.places.units
     }
 
     fn package_unit_directories(&self) -> &[PathBuf] {
-        &self.package_unit_directories
+        &self.places.package_units
     }
 
     fn account_directory(&self) -> &Path {
@@ -93,11 +104,12 @@ impl Host for RealHost {
     }
 
     fn runtime_directories(&self, names: &HostNames) -> [PathBuf; 2] {
-        [names.runtime_directory(), names.executor_directory()]
+        let run = &self.places.run;
+        [run.join(names.stem()), run.join(names.own("flame-executor"))]
     }
 
     fn control_directory(&self) -> &Path {
-        Path::new("/run/systemd/system.control")
+        &self.places.control
     }
 
     fn user(&self, name: &str) -> Outcome<Option<Ids>> {
@@ -170,7 +182,10 @@ impl Host for RealHost {
     }
 
     fn sight(&self) -> &dyn Sight {
-        &RealSight
+        match self.scope {
+            Scope::System => &RealSight(Scope::System),
+            Scope::User => &RealSight(Scope::User),
+        }
     }
     fn program_of(&self, pid: u32) -> Option<PathBuf> {
         std::fs::read_link(format!("/proc/{pid}/exe")).ok()
@@ -204,7 +219,7 @@ impl Host for RealHost {
         if let Some(bus) = self.systemd.get() {
             return Ok(bus);
         }
-        let bus = SystemBus::connect()?;
+        let bus = SystemBus::connect(self.scope)?;
         Ok(self.systemd.get_or_init(|| bus))
     }
 }
@@ -275,20 +290,34 @@ struct SystemBus {
 }
 
 impl SystemBus {
-    fn connect() -> Outcome<Self> {
+    fn connect(scope: Scope) -> Outcome<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .map_err(|error| Failure::new(Kind::Systemd, "cannot start the D-Bus client").because(error))?;
-        let systemd = runtime.block_on(Systemd::system()).map_err(|error| {
-            failure(error).hint("on a machine without systemd, install with --no-systemd")
-        })?;
+        let systemd = match scope {
+            Scope::System => runtime.block_on(Systemd::system()),
+            Scope::User => runtime.block_on(Systemd::user()),
+        };
+        let systemd = systemd.map_err(|error| failure(error).hint(without(scope)))?;
         Ok(Self { runtime, systemd })
     }
 
     fn wait<T>(&self, future: impl Future<Output = Result<T, SystemdError>>) -> Outcome<T> {
         self.runtime.block_on(future).map_err(failure)
+    }
+}
+
+/// What to do where the service manager cannot be reached.
+fn without(scope: Scope) -> &'static str {
+    match scope {
+        Scope::System => "on a machine without systemd, install with --no-systemd",
+        Scope::User => {
+            "log in as this user (ssh, or machinectl shell USER@), not by su or sudo, or let an administrator run loginctl \
+             enable-linger USER and set XDG_RUNTIME_DIR=/run/user/UID; the session bus is in the package \
+             dbus-user-session on Debian; without a user manager, install with --no-systemd"
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::Ids;
 use crate::failure::{Failure, Kind, Outcome};
+use crate::scope::Scope;
 
 /// The program that reads the journal: there is no library for its files that is both maintained and free of
 /// systemd's own headers.
@@ -81,7 +82,7 @@ pub(crate) trait Sight {
 }
 
 /// What this machine shows.
-pub(crate) struct RealSight;
+pub(crate) struct RealSight(pub(crate) Scope);
 
 impl Sight for RealSight {
     fn program(&self, pid: u32, path: &Path, since_us: Option<u64>) -> Program {
@@ -153,7 +154,7 @@ impl Sight for RealSight {
     }
 
     fn journal(&self, query: &JournalQuery, each: EachEntry<'_>) -> Outcome<()> {
-        read(JOURNALCTL, &arguments(query), query.limit, each)
+        read(JOURNALCTL, &arguments(query, self.0), query.limit, each)
     }
 }
 
@@ -182,7 +183,7 @@ fn connects(address: &str, limit: Duration) -> bool {
 }
 
 /// What journalctl is told.
-fn arguments(query: &JournalQuery) -> Vec<String> {
+fn arguments(query: &JournalQuery, scope: Scope) -> Vec<String> {
     let mut arguments: Vec<String> = [
         "--quiet",
         "--no-pager",
@@ -210,7 +211,11 @@ fn arguments(query: &JournalQuery) -> Vec<String> {
     if query.errors {
         arguments.push("--priority=err".to_owned());
     }
-    arguments.extend(query.units.iter().map(|unit| format!("--unit={unit}")));
+    let option = match scope {
+        Scope::System => "--unit",
+        Scope::User => "--user-unit",
+    };
+    arguments.extend(query.units.iter().map(|unit| format!("{option}={unit}")));
     arguments
 }
 
@@ -285,20 +290,26 @@ mod tests {
             since_us: Some(1_000_001),
             ..JournalQuery::default()
         };
-        let all = arguments(&query).join(" ");
+        let all = arguments(&query, Scope::System).join(" ");
         assert!(
             all.ends_with("--lines=5 --since=@1.000001 --unit=a.service --unit=b@*.service"),
             "{all}"
         );
-        let all = arguments(&JournalQuery {
+        let query = JournalQuery {
+            units: vec!["a.service".to_owned()],
             follow: true,
             errors: true,
             ..JournalQuery::default()
-        });
-        assert!(
-            all.ends_with(&["--follow", "--merge", "--no-tail", "--priority=err"].map(str::to_owned)),
-            "{all:?}"
-        );
+        };
+        let all = arguments(&query, Scope::User);
+        let end = [
+            "--follow",
+            "--merge",
+            "--no-tail",
+            "--priority=err",
+            "--user-unit=a.service",
+        ];
+        assert!(all.ends_with(&end.map(str::to_owned)), "{all:?}");
     }
 
     fn run(script: &str, limit: Option<Duration>, enough: usize) -> (Outcome<()>, Vec<String>) {
@@ -353,7 +364,7 @@ mod tests {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
         let shut = closed.local_addr().expect("an address").to_string();
         drop(closed);
-        let answers = RealSight.answering(&[open, shut], Duration::from_secs(5));
+        let answers = RealSight(Scope::System).answering(&[open, shut], Duration::from_secs(5));
         assert_eq!(answers, [true, false]);
     }
 
@@ -361,19 +372,31 @@ mod tests {
     fn a_process_runs_the_installed_program_or_an_old_one() {
         let own = std::env::current_exe().expect("our program");
         let pid = std::process::id();
-        assert_eq!(RealSight.program(pid, &own, None), Program::Current);
-        assert_eq!(RealSight.program(pid, Path::new("/bin/sh"), None), Program::Old);
         assert_eq!(
-            RealSight.program(pid, Path::new("/nonexistent"), None),
+            RealSight(Scope::System).program(pid, &own, None),
+            Program::Current
+        );
+        assert_eq!(
+            RealSight(Scope::System).program(pid, Path::new("/bin/sh"), None),
+            Program::Old
+        );
+        assert_eq!(
+            RealSight(Scope::System).program(pid, Path::new("/nonexistent"), None),
             Program::Old
         );
         // No process has this number, so only the times are left to compare.
-        assert_eq!(RealSight.program(u32::MAX, &own, Some(0)), Program::Old);
         assert_eq!(
-            RealSight.program(u32::MAX, &own, Some(u64::MAX)),
+            RealSight(Scope::System).program(u32::MAX, &own, Some(0)),
+            Program::Old
+        );
+        assert_eq!(
+            RealSight(Scope::System).program(u32::MAX, &own, Some(u64::MAX)),
             Program::Current
         );
-        assert_eq!(RealSight.program(u32::MAX, &own, None), Program::Unknown);
+        assert_eq!(
+            RealSight(Scope::System).program(u32::MAX, &own, None),
+            Program::Unknown
+        );
     }
 
     #[test]

@@ -52,12 +52,17 @@ fn the_removal_of_one_leaves_the_other_as_it_was() {
         assert_eq!(*host.instances.borrow(), [format!("{first}-executor@0.service")]);
         let names: flame_core::HostNames = first.parse().expect("a stem");
         let prefix = Prefix::new(&host.path("opt/flame")).expect("a prefix");
-        let others: Vec<String> =
-            crate::unit_files::render(&prefix, &names, Path::new("/place"), &profile::ALL)
-                .into_iter()
-                .map(|unit| unit.name)
-                .chain([format!("{first}-executor@0.service")])
-                .collect();
+        let others: Vec<String> = crate::unit_files::render(
+            &prefix,
+            &names,
+            crate::scope::Scope::System,
+            Path::new("/place"),
+            &profile::ALL,
+        )
+        .into_iter()
+        .map(|unit| unit.name)
+        .chain([format!("{first}-executor@0.service")])
+        .collect();
         let calls = host.calls();
         assert!(
             calls.contains(&format!("stop {second}-node-agent.service")),

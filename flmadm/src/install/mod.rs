@@ -110,9 +110,25 @@ pub(crate) fn carry_out(
         keep_failed: args.health.keep_failed,
     };
     let done = change.run(host, output)?;
-    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
+    let mut notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
+    notes.extend(of_user(host, &plan.manifest));
     let report = Report::new(&plan.manifest, old, done, &plan.agents, notes, args.enable);
     Ok(report.with_endpoint(plan.endpoint))
+}
+
+/// What a user has to know whose services do not run all the time.
+fn of_user(host: &dyn Host, manifest: &Manifest) -> Option<String> {
+    if manifest.units.is_empty() || host.scope().is_system() {
+        return None;
+    }
+    match host.lingers() {
+        Some(true) => None,
+        _ => Some(
+            "the services end with your last session and start with the next one; loginctl enable-linger lets them start \
+             at boot and go on without you"
+                .to_owned(),
+        ),
+    }
 }
 
 /// What would be done.
@@ -164,7 +180,12 @@ fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output
         steps: planned,
         starts,
         agents: plan.agents.iter().map(AgentFile::json).collect(),
-        notes: work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?,
+        notes: {
+            let mut notes =
+                work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
+            notes.extend(of_user(host, &plan.manifest));
+            notes
+        },
     };
     output.json(&result);
     for step in &result.steps {
@@ -196,3 +217,5 @@ mod instance_tests;
 mod settings_tests;
 #[cfg(test)]
 pub(crate) mod tests;
+#[cfg(test)]
+mod user_tests;

@@ -17,6 +17,7 @@ use crate::ports;
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
 use crate::release::{self, GOOD, PROGRAM, Release, ReleaseFile, TEXT};
+use crate::scope::Scope;
 use crate::step::{BACKUP, Step, with_ending};
 use crate::transaction::{Finish, Place};
 use crate::unit_files::{self, UnitFile};
@@ -113,10 +114,11 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
         _ => request.instance.clone(),
     };
     let names = HostNames::new(instance.clone());
+    let scope = host.scope();
     let made = |path: &Path| old.is_some_and(|old| old.made(path));
     let place = Place::of(prefix, &made);
     let units = match request.has_units {
-        true => unit_files::render(prefix, &names, place.path(), profiles),
+        true => unit_files::render(prefix, &names, scope, place.path(), profiles),
         false => Vec::new(),
     };
     preflight::units(host, request, &names, &units)?;
@@ -126,11 +128,13 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
         true => node_config::read(prefix)?,
         false => Vec::new(),
     };
-    let work_directories = match units.is_empty() {
-        true => Vec::new(),
-        false => work_directories::checked(prefix, &agents)?,
+    // Only services of the machine have accounts, and executors in units, of their own.
+    let has_accounts = scope.is_system() && !units.is_empty();
+    let work_directories = match has_accounts {
+        false => Vec::new(),
+        true => work_directories::checked(prefix, &agents)?,
     };
-    let owner = (!units.is_empty()).then(|| names.stem());
+    let owner = has_accounts.then(|| names.stem());
     let mut planner = Planner {
         prefix,
         names,
@@ -143,6 +147,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
             releases: old.map(|old| old.releases.clone()).unwrap_or_default(),
             prefix: prefix.path().to_owned(),
             instance,
+            scope,
             systemd: request.has_units,
             profiles: profiles.clone(),
             units: units.iter().map(|unit| unit.name.clone()).collect(),
@@ -156,7 +161,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
         planner.accounts(host, request.force)?;
     }
     planner.inner_directories(owner.as_deref());
-    let release = planner.release(request, &units)?;
+    let release = planner.release(request, scope, &units)?;
     planner.restore(request, owner.as_deref())?;
     let mut chosen = None;
     let has_config = |from: &Path| from.join("conf/flame-cluster.yaml").exists();
@@ -175,7 +180,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
     {
         planner.node_config();
     }
-    if works && !units.is_empty() {
+    if works && has_accounts {
         planner.rule(host);
         planner.drop_ins(host, &work_directories)?;
     }
@@ -194,10 +199,12 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
     })
 }
 
-/// Where the session manager is reached if nobody says it: one of several on a host has ports of its own.
+/// Where the session manager is reached if nobody says it: one of several on a host has ports of its own, and that of a
+/// user seldom is the only one.
 fn new_endpoint(host: &dyn Host, request: &Request<'_>, manifest: &Manifest) -> Outcome<String> {
     let is_new = request.force || !request.prefix.config().exists();
-    match is_new && manifest.instance.is_some() && manifest.profiles.contains(&Profile::ControlPlane) {
+    let is_of_several = manifest.instance.is_some() || !manifest.scope.is_system();
+    match is_new && is_of_several && manifest.profiles.contains(&Profile::ControlPlane) {
         true => ports::free_endpoint(host, request.prefix),
         false => Ok(cluster_config::DEFAULT_ENDPOINT.to_owned()),
     }
@@ -300,8 +307,8 @@ impl Planner<'_> {
     }
 
     /// The directory of the release, unless it is there; a file of it that is not what it was is replaced.
-    fn release(&mut self, request: &Request<'_>, units: &[UnitFile]) -> Outcome<Release> {
-        let release = contents(request, &self.names, units)?;
+    fn release(&mut self, request: &Request<'_>, scope: Scope, units: &[UnitFile]) -> Outcome<Release> {
+        let release = contents(request, &self.names, scope, units)?;
         let directory = self.prefix.release(&release.id);
         let is_there =
             release::Record::load(&directory)?.is_some_and(|found| found.content == release.record.content);
@@ -422,6 +429,10 @@ impl Planner<'_> {
     }
 
     fn units(&mut self, host: &dyn Host, units: &[UnitFile]) {
+        // A user may have none yet.
+        if !units.is_empty() {
+            self.missing_directories(host.unit_directory());
+        }
         for unit in units {
             let path = host.unit_directory().join(&unit.name);
             self.text(path, FileKind::Unit, unit.text.clone());
@@ -522,7 +533,7 @@ pub(crate) fn forget_release(prefix: &Prefix, manifest: &mut Manifest, id: &str)
 }
 
 /// What a release of these programs and units consists of.
-fn contents(request: &Request<'_>, names: &HostNames, units: &[UnitFile]) -> Outcome<Release> {
+fn contents(request: &Request<'_>, names: &HostNames, scope: Scope, units: &[UnitFile]) -> Outcome<Release> {
     let mut files = Vec::new();
     for program in programs(&request.profiles) {
         let folder = if program == FLMADM { "sbin" } else { "bin" };
@@ -536,7 +547,7 @@ fn contents(request: &Request<'_>, names: &HostNames, units: &[UnitFile]) -> Out
             unit.text.clone(),
         ));
     }
-    if request.profiles.contains(&Profile::Worker) && !units.is_empty() {
+    if request.profiles.contains(&Profile::Worker) && !units.is_empty() && scope.is_system() {
         files.push(ReleaseFile::text(
             format!("{UNITS}/{}", unit_files::rule_name(names)),
             unit_files::rule(request.prefix, names),

@@ -10,6 +10,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::host::Host;
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
+use crate::scope::Scope;
 use crate::unit_files::{self, Owner, UnitFile};
 
 /// Whether what is asked for fits this machine and what is installed.
@@ -32,13 +33,26 @@ pub(super) fn machine(
             _ => Ok(()),
         };
     }
+    if host.scope() == Scope::User {
+        return user(host, args);
+    }
     prefix.check_for_services()?;
     if !host.is_root() {
         return Err(Failure::new(
             Kind::Systemd,
             "only root may install systemd units and the user flame",
         )
-        .hint("run it with sudo, or use --no-systemd"));
+        .hint("run it with sudo, or use --user for units of your own, or --no-systemd"));
+    }
+    host.systemd().map(drop)
+}
+
+fn user(host: &dyn Host, args: &InstallArgs) -> Outcome<()> {
+    if host.is_root() && !args.force {
+        return Err(Failure::arguments(
+            "--user is for those who are not root: root's own service manager seldom runs",
+        )
+        .hint("leave --user out, or run it as another user without sudo; --force does it all the same"));
     }
     host.systemd().map(drop)
 }

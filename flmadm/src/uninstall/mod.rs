@@ -127,7 +127,7 @@ fn check(host: &dyn Host, manifest: &Manifest) -> Outcome<()> {
     if manifest.units.is_empty() {
         return Ok(());
     }
-    if !host.is_root() {
+    if !host.rules_units() {
         return Err(
             Failure::installation("only root may remove an installation with systemd units")
                 .hint("run it with sudo"),

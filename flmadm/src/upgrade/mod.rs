@@ -104,12 +104,12 @@ fn fit(host: &dyn Host, prefix: &Prefix, old: Option<&Manifest>) -> Outcome<bool
     let interrupted = crate::transaction::Place::left(prefix).is_some();
     let Some(old) = old.filter(|old| old.is_installed()) else {
         return match interrupted {
-            true => Ok(host.is_root()),
+            true => Ok(host.rules_units()),
             false => Err(install::none_there(prefix)),
         };
     };
     if !old.units.is_empty() {
-        if !host.is_root() {
+        if !host.rules_units() {
             return Err(
                 Failure::installation("only root may change an installation with systemd units")
                     .hint("run it with sudo"),

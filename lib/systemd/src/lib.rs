@@ -2,6 +2,7 @@
 //! and the service manager over D-Bus.
 
 pub mod logging;
+pub mod login;
 pub mod manager;
 pub mod notify;
 mod text;
