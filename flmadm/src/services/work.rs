@@ -185,7 +185,10 @@ fn report(host: &dyn Host, unit: &str, changed: bool, error: Option<String>) -> 
     };
     let masked = status.load_state == "masked";
     let error = error.map(|error| match masked {
-        true => format!("{error}; it is masked: systemctl unmask {unit}"),
+        true => format!(
+            "{error}; it is masked: {} unmask {unit}",
+            host.scope().systemctl()
+        ),
         false => error,
     });
     Ok(UnitReport {

@@ -160,7 +160,8 @@ fn look(host: &dyn Host, installed: &Installed) -> Outcome<Report> {
     let reload = |unit: &&UnitReport| unit.status.needs_reload;
     notes.extend(units.iter().filter(reload).map(|unit| {
         let name = &unit.status.name;
-        format!("systemd has read older files of {name}: systemctl daemon-reload, then flmadm restart")
+        let systemctl = host.scope().systemctl();
+        format!("systemd has read older files of {name}: {systemctl} daemon-reload, then flmadm restart")
     }));
     Ok(Report {
         active: inactive(manifest, &units, &processes).is_empty(),
