@@ -18,7 +18,7 @@ use crate::step::{Status, Step};
 use crate::transaction::{
     Finish, Interrupted, Left, Lock, Patience, Place, ServiceBefore, Traces, Transaction, lock,
 };
-use crate::unit_files::{EXECUTORS, RECOVERY, TARGET};
+use crate::unit_files::{EXECUTORS, RECOVERY, TARGET, is_template};
 
 /// What becomes of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -298,7 +298,10 @@ impl Change<'_> {
         };
         let new = hash(&self.new.release)?;
         // What it really runs counts; what the manifest says if that cannot be known.
-        let running = host.systemd()?.status(service)?.main_pid;
+        let running = match is_template(service) {
+            true => None,
+            false => host.systemd()?.status(service)?.main_pid,
+        };
         match running.and_then(|pid| host.program_of(pid)) {
             Some(path) => {
                 let of =
