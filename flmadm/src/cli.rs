@@ -8,6 +8,7 @@ use flame_core::{HostNames, InstanceName};
 
 use crate::compile::BuildArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
+use crate::install::ExtrasArgs;
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
 use crate::releases::ReleasesArgs;
@@ -233,6 +234,8 @@ pub(crate) struct InstallArgs {
     /// Take configuration and data from this backup of an earlier installation, and its profiles if none is chosen
     #[arg(long, value_name = "DIR")]
     pub(crate) restore: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) extras: ExtrasArgs,
     #[command(flatten)]
     pub(crate) health: HealthArgs,
     /// Print what would be done and change nothing

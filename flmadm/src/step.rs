@@ -9,6 +9,7 @@ use crate::failure::{Failure, Outcome};
 use crate::files::{self, Attributes};
 use crate::host::{Account, Host};
 use crate::manifest::{AccountRecord, sha256, sha256_of};
+use crate::python::Environment;
 use crate::release::Release;
 use crate::transaction::{ServiceBefore, Traces, Undo, Was, stop};
 
@@ -84,6 +85,8 @@ pub(crate) enum Step {
         to: PathBuf,
         owner: Option<String>,
     },
+    /// An environment of Python.
+    Python { environment: Environment },
     /// Moves files and directories into a new directory on the same file system.
     Trash { paths: Vec<PathBuf>, into: PathBuf },
 }
@@ -118,6 +121,7 @@ impl Step {
             Self::Stop { unit, .. } => format!("stop:{unit}"),
             Self::Save { to, .. } => format!("save:{}", to.display()),
             Self::Restore { to, .. } => format!("restore:{}", to.display()),
+            Self::Python { environment } => format!("python:{}", environment.directory.display()),
             Self::Trash { into, .. } => format!("trash:{}", into.display()),
         }
     }
@@ -154,6 +158,7 @@ impl Step {
             Self::Stop { unit, .. } => format!("stop of {unit}"),
             Self::Save { to, .. } => format!("backup in {}", to.display()),
             Self::Restore { from, to, .. } => format!("{} from {}", to.display(), from.display()),
+            Self::Python { environment } => environment.describe(),
             Self::Trash { paths, .. } => format!("removal of {} files and directories", paths.len()),
         }
     }
@@ -189,6 +194,7 @@ impl Step {
             Self::Enable { units } => with_links(host, units, false)?.is_empty(),
             Self::Disable { units } => with_links(host, units, true)?.is_empty(),
             Self::Start { unit, restart, .. } => !restart && host.systemd()?.status(unit)?.is_active(),
+            Self::Python { environment } => environment.is_current(),
             Self::Trash { paths, .. } => paths.is_empty(),
             Self::Backup { .. }
             | Self::Reload
@@ -275,6 +281,9 @@ impl Step {
             Self::Restore { from, to, .. } => Ok(Undo::RemoveTrees {
                 paths: crate::backup::restored(from, to)?,
             }),
+            Self::Python { environment } => Ok(Undo::RemoveTrees {
+                paths: vec![environment.directory.clone()],
+            }),
             Self::Trash { paths, into } => Ok(Undo::MoveBack {
                 moves: moves(paths, into),
                 into: into.clone(),
@@ -333,6 +342,7 @@ impl Step {
                 };
                 crate::backup::restore(from, to, owner)
             }
+            Self::Python { environment } => environment.make(),
             Self::Trash { paths, into } => trash(paths, into),
         }
     }

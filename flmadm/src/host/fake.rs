@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -266,6 +267,9 @@ impl Host for FakeHost {
     }
     fn is_free(&self, port: u16) -> bool {
         !self.listening.contains(&port)
+    }
+    fn search_path(&self) -> OsString {
+        self.path("usr/bin").into()
     }
     fn running_from(&self, _: &Path) -> Vec<Process> {
         self.processes.clone()

@@ -8,6 +8,7 @@ mod probe;
 mod real;
 pub(crate) mod sight;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -110,6 +111,8 @@ pub(crate) trait Host {
     fn set_owner(&self, path: &Path, ids: Ids) -> Outcome<()>;
     /// Whether nobody listens on this TCP port.
     fn is_free(&self, port: u16) -> bool;
+    /// Directories in which programs are looked for, as in `PATH`.
+    fn search_path(&self) -> OsString;
     /// Processes that run programs in `directory`.
     fn running_from(&self, directory: &Path) -> Vec<Process>;
     /// What can be seen of the machine.

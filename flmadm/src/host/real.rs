@@ -1,6 +1,7 @@
 //! The machine that flmadm runs on.
 
 use std::cell::OnceCell;
+use std::ffi::OsString;
 use std::future::Future;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -175,6 +176,10 @@ impl Host for RealHost {
 
     fn is_free(&self, port: u16) -> bool {
         std::net::TcpListener::bind((std::net::Ipv4Addr::UNSPECIFIED, port)).is_ok()
+    }
+
+    fn search_path(&self) -> OsString {
+        std::env::var_os("PATH").unwrap_or_default()
     }
 
     fn running_from(&self, directory: &Path) -> Vec<Process> {

@@ -1,5 +1,6 @@
 //! `flmadm install`: plans an installation, carries it out as one transaction, and starts it.
 
+mod extras;
 mod plan;
 mod preflight;
 mod report;
@@ -21,6 +22,7 @@ use crate::step::Status;
 use crate::transaction::Interrupted;
 use crate::work_directories;
 
+pub(crate) use extras::{Extras, ExtrasArgs};
 pub(crate) use plan::{
     ACCOUNTS, GOOD_TEXT, Plan, Request, UNITS, all_accounts, drop_ins, forget_release, make, programs,
 };
@@ -56,6 +58,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         force: args.force,
         is_tried: args.enable,
         restore: args.restore.as_deref(),
+        extras: Extras::find(host, &args.extras, &prefix, &args.build.src_dir, !args.no_systemd)?,
     };
     let plan = plan::make(host, &request)?;
     if args.dry_run {
@@ -211,6 +214,8 @@ pub(crate) fn none_there(prefix: &Prefix) -> Failure {
         .hint("flmadm install installs it; --prefix names another directory")
 }
 
+#[cfg(test)]
+mod extras_tests;
 #[cfg(test)]
 mod instance_tests;
 #[cfg(test)]

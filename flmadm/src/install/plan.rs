@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use flame_core::{HostNames, InstanceName};
 
+use super::extras::{self, Extras};
 use super::preflight;
 use crate::accounts;
 use crate::cluster_config::{self, Decision};
@@ -62,6 +63,8 @@ pub(crate) struct Request<'a> {
     pub(crate) is_tried: bool,
     /// Backup to take configuration and data from.
     pub(crate) restore: Option<&'a Path>,
+    /// What it has besides programs and services.
+    pub(crate) extras: Extras,
 }
 
 /// A checked plan.
@@ -185,6 +188,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
         planner.drop_ins(host, &work_directories)?;
     }
     planner.switch(&release)?;
+    planner.python(request, &release)?;
     planner.finish(*old, request.is_tried, &release)?;
     if !units.is_empty() {
         planner.steps.push(Step::Reload);
@@ -384,6 +388,26 @@ impl Planner<'_> {
         Ok(())
     }
 
+    /// Environments of Python, each whole in a directory of its own.
+    fn python(&mut self, request: &Request<'_>, release: &Release) -> Outcome<()> {
+        for environment in request.extras.environments(self.prefix, release) {
+            let path = environment.directory.clone();
+            let ours = self.manifest.made(&path);
+            if let Some(above) = path.parent() {
+                self.directory(above.to_path_buf(), 0o755, None, false);
+            }
+            let (steps, finish) = extras::make(environment, self.prefix, ours)?;
+            if !ours {
+                self.manifest
+                    .directories
+                    .push(DirectoryRecord { path, contents: true });
+            }
+            self.steps.extend(steps);
+            self.finish.extend(finish);
+        }
+        Ok(())
+    }
+
     /// Takes configuration and data from a backup.
     fn restore(&mut self, request: &Request<'_>, owner: Option<&str>) -> Outcome<()> {
         let Some(from) = request.restore else {
@@ -557,6 +581,8 @@ fn contents(request: &Request<'_>, names: &HostNames, scope: Scope, units: &[Uni
             unit_files::process_runtime(request.prefix, names),
         ));
     }
+    let has_client = request.profiles.contains(&Profile::Client);
+    files.extend(request.extras.files(request.prefix, request.built, has_client)?);
     let units = units.iter().map(|unit| unit.name.clone()).collect();
     let version = env!("CARGO_PKG_VERSION");
     Release::new(request.prefix, version, &request.profiles, units, files)

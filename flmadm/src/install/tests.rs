@@ -146,6 +146,7 @@ pub(crate) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
         force: args.force,
         is_tried: args.enable,
         restore: args.restore.as_deref(),
+        extras: Extras::default(),
     };
     let plan = make(host, &request)?;
     carry_out(host, &args, &prefix, old.as_ref(), plan, &mut output).map(drop)

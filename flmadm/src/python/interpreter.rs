@@ -75,8 +75,8 @@ pub(crate) struct Search {
 }
 
 impl Search {
-    /// As the environment of this process says.
-    pub(crate) fn look(for_services: bool, versions: &[Version]) -> Self {
+    /// In the directories of `path`, and as the environment of this process says.
+    pub(crate) fn look(path: OsString, for_services: bool, versions: &[Version]) -> Self {
         let named = versions.iter().filter_map(|version| {
             let value = std::env::var_os(variable(*version)).filter(|value| !value.is_empty())?;
             Some((*version, value.into()))
@@ -85,7 +85,7 @@ impl Search {
             .into_iter()
             .find_map(|path| std::fs::read_to_string(path).ok());
         Self {
-            path: std::env::var_os("PATH").unwrap_or_default(),
+            path,
             named: named.collect(),
             for_services,
             system: release.unwrap_or_default(),

@@ -103,8 +103,8 @@ impl Environment {
             Failure::installation("cannot write down what an environment is").because(error)
         })?;
         let path = self.directory.join(STAMP);
-        flame_core::fsutil::write_atomic(&path, (stamp + "\n").as_bytes(), 0o644)?;
-        Ok(())
+        crate::files::write_text(&path, &(stamp + "\n"), 0o644)?;
+        crate::files::sync_tree(&self.directory)
     }
 
     fn install(&self) -> Outcome<()> {

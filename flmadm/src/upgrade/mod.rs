@@ -13,7 +13,7 @@ use crate::compile::{self, BuildArgs};
 use crate::failure::{Failure, Outcome};
 use crate::gate;
 use crate::host::Host;
-use crate::install::{self, Report, Request};
+use crate::install::{self, Extras, ExtrasArgs, Report, Request};
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::prefix::Prefix;
@@ -79,6 +79,13 @@ pub(crate) fn run(host: &dyn Host, args: &UpgradeArgs, output: &mut Output<'_>) 
         force: false,
         is_tried: runs(host, &old)?,
         restore: None,
+        extras: Extras::find(
+            host,
+            &ExtrasArgs::default(),
+            &prefix,
+            &args.build.src_dir,
+            old.systemd,
+        )?,
     };
     let plan = install::make(host, &request)?;
     let change = Change {
