@@ -4,6 +4,7 @@ mod programs;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use clap::{Command, CommandFactory};
 use clap_complete::Shell;
@@ -25,12 +26,18 @@ pub(crate) type Placed = (PathBuf, String);
 /// # Errors
 /// One cannot be rendered.
 pub(crate) fn documents() -> Outcome<Vec<Placed>> {
+    /// They are the same for every plan that one run makes.
+    static MADE: OnceLock<Vec<Placed>> = OnceLock::new();
+    if let Some(made) = MADE.get() {
+        return Ok(made.clone());
+    }
     let all: Vec<Placed> = pages()?
         .into_iter()
         .map(|(name, text)| (Path::new("share/man/man8").join(name), text))
         .collect();
     let scripts = SHELLS.map(|shell| (script_place(shell, "flmadm"), completion(shell)));
-    Ok(all.into_iter().chain(scripts).collect())
+    let all = all.into_iter().chain(scripts).collect();
+    Ok(MADE.get_or_init(|| all).clone())
 }
 
 /// Shells that look for scripts below share/.
