@@ -11,6 +11,8 @@ use flame_systemd::manager::UnitStatus;
 use super::fake_sight::FakeSight;
 use super::sight::Sight;
 use super::{Account, Found, Host, Ids, Units};
+use crate::doctor::facts::Facts;
+use crate::doctor::facts::fake::FakeFacts;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::Process;
 
@@ -39,6 +41,8 @@ pub(crate) struct FakeHost {
     pub(crate) instances: RefCell<Vec<String>>,
     /// What is seen of it.
     pub(crate) sight: FakeSight,
+    /// What is known about it.
+    pub(crate) facts: FakeFacts,
     calls: RefCell<Vec<String>>,
     active: RefCell<BTreeMap<String, u32>>,
 }
@@ -67,6 +71,7 @@ impl FakeHost {
             reload_fails: false,
             uid: 999,
             sight: FakeSight::default(),
+            facts: FakeFacts::new(),
             calls: RefCell::default(),
             active: RefCell::default(),
             directory,
@@ -210,6 +215,9 @@ impl Host for FakeHost {
     }
     fn sight(&self) -> &dyn Sight {
         &self.sight
+    }
+    fn facts(&self) -> &dyn Facts {
+        &self.facts
     }
     fn systemd(&self) -> Outcome<&dyn Units> {
         if self.has_bus {

@@ -14,6 +14,7 @@ use std::time::Duration;
 use flame_core::HostNames;
 use flame_systemd::manager::UnitStatus;
 
+use crate::doctor::facts::Facts;
 use crate::failure::Outcome;
 use crate::processes::Process;
 
@@ -100,6 +101,8 @@ pub(crate) trait Host {
     fn running_from(&self, directory: &Path) -> Vec<Process>;
     /// What can be seen of the machine.
     fn sight(&self) -> &dyn sight::Sight;
+    /// What can be known about the machine without changing it.
+    fn facts(&self) -> &dyn Facts;
     /// The service manager.
     fn systemd(&self) -> Outcome<&dyn Units>;
 }

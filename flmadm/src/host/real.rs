@@ -13,6 +13,7 @@ use flame_systemd::manager::{SystemdError, UnitStatus};
 
 use super::sight::{RealSight, Sight};
 use super::{Account, Found, Host, Ids, Units};
+use crate::doctor::facts::{Facts, RealFacts};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::{self, Process};
 
@@ -25,6 +26,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 pub(crate) struct RealHost {
     unit_directory: PathBuf,
     package_unit_directories: [PathBuf; 3],
+    facts: RealFacts,
     systemd: OnceCell<SystemBus>,
 }
 
@@ -37,6 +39,7 @@ impl RealHost {
                 "/lib/systemd/system".into(),
                 "/usr/local/lib/systemd/system".into(),
             ],
+            facts: RealFacts::default(),
             systemd: OnceCell::new(),
         }
     }
@@ -142,6 +145,10 @@ impl Host for RealHost {
 
     fn sight(&self) -> &dyn Sight {
         &RealSight
+    }
+
+    fn facts(&self) -> &dyn Facts {
+        &self.facts
     }
 
     fn systemd(&self) -> Outcome<&dyn Units> {

@@ -32,13 +32,19 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
     let selected = profile::selected(args)?;
     let (prefix, old) = args.at.find()?;
     let profiles = plan::profiles(old.as_ref(), &selected);
+    let ready = preflight::doctor(host, args, &prefix, old.as_ref(), &profiles)?;
     let built = compile::directory(&args.build, &plan::programs(&profiles), args.dry_run, output)?;
     let plan = plan::make(host, args, &prefix, old.as_ref(), &profiles, &built)?;
     if args.dry_run {
-        return dry_run(host, args, &plan, output);
+        return dry_run(host, args, &plan, ready, output);
     }
     let changed = apply(host, &plan.steps, output)?;
-    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
+    let mut notes = ready;
+    notes.extend(work_directories::left_to_do(
+        host,
+        &plan.manifest.names(),
+        &plan.work_directories,
+    )?);
     let units = if args.enable {
         start::run(host, &plan.manifest, &changed, output)?
     } else {
@@ -114,7 +120,13 @@ fn next_step(
     }
 }
 
-fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output<'_>) -> Outcome<()> {
+fn dry_run(
+    host: &dyn Host,
+    args: &InstallArgs,
+    plan: &Plan,
+    mut notes: Vec<String>,
+    output: &mut Output<'_>,
+) -> Outcome<()> {
     let mut steps = Vec::new();
     for step in &plan.steps {
         // A step may rest on an earlier one, so what cannot be looked at yet is needed.
@@ -128,7 +140,11 @@ fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output
             ));
         }
     }
-    let notes = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
+    notes.extend(work_directories::left_to_do(
+        host,
+        &plan.manifest.names(),
+        &plan.work_directories,
+    )?);
     let starts = if args.enable {
         plan.manifest.loadable().map(str::to_owned).collect()
     } else {
@@ -218,3 +234,5 @@ mod instance_tests;
 mod settings_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::install_services as install_on_fake;

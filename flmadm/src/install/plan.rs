@@ -157,7 +157,7 @@ pub(super) fn unchecked(
 }
 
 /// Where the session manager is reached if nobody says it: one of several on a host has ports of its own.
-fn new_endpoint(
+pub(super) fn new_endpoint(
     host: &dyn Host,
     args: &InstallArgs,
     prefix: &Prefix,

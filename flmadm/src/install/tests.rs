@@ -129,7 +129,7 @@ fn a_failure_half_way_is_undone() {
 }
 
 /// As [`install`] with systemd, past the check that the prefix is not in a temporary directory.
-pub(super) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
+pub(crate) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
     let args = args(host, line);
     let prefix = args.at.prefix()?;
     let old = Manifest::load(&prefix)?;
