@@ -7,6 +7,7 @@ use flame_core::config::DEFAULT_PREFIX;
 use flame_core::{HostNames, InstanceName};
 
 use crate::compile::BuildArgs;
+use crate::doctor::DoctorArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
 use crate::install::ExtrasArgs;
 use crate::manifest::Manifest;
@@ -67,6 +68,8 @@ pub(crate) enum Command {
     Verify(verify::VerifyArgs),
     /// Run a cluster of plain processes on this machine, without systemd and root
     Dev(Box<crate::dev::DevArgs>),
+    /// Look for what is wrong with the machine and the installation; exit code 5 if there are errors
+    Doctor(DoctorArgs),
     /// Print a completion script
     Completion {
         /// The shell to complete in
@@ -238,6 +241,9 @@ pub(crate) struct InstallArgs {
     pub(crate) extras: ExtrasArgs,
     #[command(flatten)]
     pub(crate) health: HealthArgs,
+    /// Install although this check of the machine fails (repeatable; flmadm doctor --list)
+    #[arg(long, value_name = "ID")]
+    pub(crate) ignore_check: Vec<String>,
     /// Print what would be done and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -43,7 +43,7 @@ pub(crate) const EXIT_CODES: [(u8, &str); 6] = [
     (Kind::Systemd as u8, "systemd or D-Bus is missing, or refused"),
     (
         Kind::Start as u8,
-        "a service did not start; for status: something that is installed is not active",
+        "a service did not start; for status: something that is installed is not active; for doctor: an error was found",
     ),
 ];
 
@@ -134,10 +134,7 @@ impl Failure {
 
     /// The whole chain and the hint, as printed once, at the end.
     pub(crate) fn report(&self) -> String {
-        let mut text = format!("{} {}", Part::Error.paint("error:"), self.message);
-        for cause in self.causes() {
-            text.push_str(&format!(": {cause}"));
-        }
+        let mut text = format!("{} {}", Part::Error.paint("error:"), self.chain());
         if let Some(hint) = &self.hint {
             text.push_str(&format!("\n{} {hint}", Part::Hint.paint("hint:")));
         }

@@ -9,6 +9,7 @@ mod cluster_config;
 mod compile;
 mod config;
 mod dev;
+mod doctor;
 #[allow(dead_code, reason = "install calls it")]
 mod environment;
 #[allow(dead_code, reason = "install calls it")]
@@ -177,6 +178,7 @@ fn execute(host: &dyn Host, command: Command, out: &mut dyn Write) -> Outcome<()
         Command::Config(command) => config::run(host, &command, &mut Output::new(command.output(), out)),
         Command::Verify(args) => verify::run(host, &args, &mut Output::new(args.output, out)),
         Command::Dev(args) => dev::run(host, &args, out),
+        Command::Doctor(args) => doctor::run(host, &args, &mut Output::new(args.output, out)),
         Command::Completion { shell } => print(out, manual::completion(shell).as_bytes()),
         Command::Man { words, dir: None } => print(out, manual::page(&words)?.as_bytes()),
         Command::Man { dir: Some(dir), .. } => {

@@ -106,6 +106,17 @@ impl AgentFile {
         name.strip_prefix(FURTHER.0)?.strip_suffix(FURTHER.1)
     }
 
+    /// What the node is called, if the file says so.
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.config.name.as_ref().map(|name| name.as_str())
+    }
+
+    /// Whether the agent may end of its own accord.
+    pub(crate) fn ends_itself(&self) -> bool {
+        let life = &self.config.life;
+        life.ephemeral || life.idle_timeout.is_some() || life.max_lifetime.is_some()
+    }
+
     /// Each setting that the file says.
     fn settings(&self) -> impl Iterator<Item = (&Key, &Setting)> {
         let all = Key::ALL.iter();

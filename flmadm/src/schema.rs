@@ -26,6 +26,7 @@ const ALL: &[(&str, Make)] = &[
     ("dev-up", || schemars::schema_for!(crate::dev::UpReport)),
     ("disable", || schemars::schema_for!(crate::services::Report)),
     ("enable", || schemars::schema_for!(crate::services::Report)),
+    ("doctor", || schemars::schema_for!(crate::doctor::Printed)),
     ("error", || schemars::schema_for!(crate::failure::Document)),
     ("logs", || schemars::schema_for!(crate::logs::Entry)),
     ("restart", || schemars::schema_for!(crate::services::Report)),

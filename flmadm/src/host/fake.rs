@@ -13,6 +13,8 @@ use flame_systemd::manager::UnitStatus;
 use super::fake_sight::FakeSight;
 use super::sight::Sight;
 use super::{Account, Found, Host, Ids, Probed, Units};
+use crate::doctor::facts::Facts;
+use crate::doctor::facts::fake::FakeFacts;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::Process;
 use crate::scope::Scope;
@@ -58,6 +60,8 @@ pub(crate) struct FakeHost {
     pub(crate) instances: RefCell<Vec<String>>,
     /// What is seen of it.
     pub(crate) sight: FakeSight,
+    /// What is known about it.
+    pub(crate) facts: FakeFacts,
     calls: RefCell<Vec<String>>,
     active: RefCell<BTreeMap<String, u32>>,
 }
@@ -100,6 +104,7 @@ impl FakeHost {
             reload_fails: Cell::new(false),
             uid: 999,
             sight: FakeSight::default(),
+            facts: FakeFacts::new(),
             calls: RefCell::default(),
             active: RefCell::default(),
             directory,
@@ -298,6 +303,9 @@ impl Host for FakeHost {
             self.kill_at.set(None);
             std::panic::panic_any(Killed);
         }
+    }
+    fn facts(&self) -> &dyn Facts {
+        &self.facts
     }
     fn systemd(&self) -> Outcome<&dyn Units> {
         if self.has_bus {

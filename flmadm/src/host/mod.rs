@@ -19,6 +19,7 @@ use flame_systemd::manager::UnitStatus;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::doctor::facts::Facts;
 use crate::failure::Outcome;
 use crate::processes::Process;
 use crate::scope::Scope;
@@ -117,6 +118,8 @@ pub(crate) trait Host {
     fn running_from(&self, directory: &Path) -> Vec<Process>;
     /// What can be seen of the machine.
     fn sight(&self) -> &dyn sight::Sight;
+    /// What can be known about the machine without changing it.
+    fn facts(&self) -> &dyn Facts;
     /// The service manager.
     fn systemd(&self) -> Outcome<&dyn Units>;
     /// The program that a process runs, if that can be known.

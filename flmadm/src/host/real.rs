@@ -15,6 +15,7 @@ use flame_systemd::manager::{SystemdError, UnitStatus};
 
 use super::sight::{RealSight, Sight};
 use super::{Account, Found, Host, Ids, Probed, Units, probe};
+use crate::doctor::facts::{Facts, RealFacts};
 use crate::failure::{Failure, Kind, Outcome};
 use crate::processes::{self, Process};
 use crate::scope::{Home, Places, Scope};
@@ -28,6 +29,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(90);
 pub(crate) struct RealHost {
     scope: Scope,
     places: Places,
+    facts: RealFacts,
     systemd: OnceCell<SystemBus>,
     #[cfg(debug_assertions)]
     checkpoints: std::cell::Cell<usize>,
@@ -42,6 +44,7 @@ impl RealHost {
                 Scope::System => Places::of_system(),
                 Scope::User => Places::of_user(&Home::of_this_process()),
             },
+            facts: RealFacts::default(),
             systemd: OnceCell::new(),
             #[cfg(debug_assertions)]
             checkpoints: std::cell::Cell::new(0),
@@ -218,6 +221,10 @@ impl Host for RealHost {
     fn checkpoint(&self) {
         #[cfg(debug_assertions)]
         self.count_checkpoint();
+    }
+
+    fn facts(&self) -> &dyn Facts {
+        &self.facts
     }
 
     fn systemd(&self) -> Outcome<&dyn Units> {

@@ -46,6 +46,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
     // What an interrupted change left may have been put in order.
     let (prefix, old) = args.at.find()?;
     let profiles = plan::profiles(old.as_ref(), &selected);
+    let ready = preflight::doctor(host, args, &prefix, old.as_ref(), &profiles)?;
     let built = compile::directory(&args.build, &plan::programs(&profiles), args.dry_run, output)?;
     let request = Request {
         prefix: &prefix,
@@ -62,9 +63,10 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
     };
     let plan = plan::make(host, &request)?;
     if args.dry_run {
-        return dry_run(host, args, &plan, output);
+        return dry_run(host, args, &plan, ready, output);
     }
-    let report = carry_out(host, args, &prefix, old.as_ref(), plan, output)?;
+    let mut report = carry_out(host, args, &prefix, old.as_ref(), plan, output)?;
+    report.notes.splice(0..0, ready);
     drop(locks);
     say(host, &report, output);
     Ok(())
@@ -162,7 +164,15 @@ pub(crate) struct PlannedStep {
     needed: bool,
 }
 
-fn dry_run(host: &dyn Host, args: &InstallArgs, plan: &Plan, output: &mut Output<'_>) -> Outcome<()> {
+fn dry_run(
+    host: &dyn Host,
+    args: &InstallArgs,
+    plan: &Plan,
+    mut notes: Vec<String>,
+    output: &mut Output<'_>,
+) -> Outcome<()> {
+    let left = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
+    notes.extend(left);
     let all = plan.steps.iter();
     let planned: Vec<PlannedStep> = all
         .filter(|step| !step.is_secondary())
@@ -224,3 +234,5 @@ mod settings_tests;
 pub(crate) mod tests;
 #[cfg(test)]
 mod user_tests;
+#[cfg(test)]
+pub(crate) use tests::install_services as install_on_fake;

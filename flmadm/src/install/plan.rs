@@ -169,7 +169,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
     let mut chosen = None;
     let has_config = |from: &Path| from.join("conf/flame-cluster.yaml").exists();
     if !request.restore.is_some_and(has_config) {
-        let otherwise = new_endpoint(host, request, &planner.manifest)?;
+        let otherwise = new_endpoint(host, prefix, request.force, &planner.manifest)?;
         let decision = cluster_config::decide(prefix, request.endpoint, &otherwise, request.force)?;
         let is_chosen = decision != Decision::Keep && request.endpoint.is_none();
         chosen = is_chosen.then_some(otherwise);
@@ -205,11 +205,16 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
 
 /// Where the session manager is reached if nobody says it: one of several on a host has ports of its own, and that of a
 /// user seldom is the only one.
-fn new_endpoint(host: &dyn Host, request: &Request<'_>, manifest: &Manifest) -> Outcome<String> {
-    let is_new = request.force || !request.prefix.config().exists();
+pub(super) fn new_endpoint(
+    host: &dyn Host,
+    prefix: &Prefix,
+    force: bool,
+    manifest: &Manifest,
+) -> Outcome<String> {
+    let is_new = force || !prefix.config().exists();
     let is_of_several = manifest.instance.is_some() || !manifest.scope.is_system();
     match is_new && is_of_several && manifest.profiles.contains(&Profile::ControlPlane) {
-        true => ports::free_endpoint(host, request.prefix),
+        true => ports::free_endpoint(host, prefix),
         false => Ok(cluster_config::DEFAULT_ENDPOINT.to_owned()),
     }
 }

@@ -3,15 +3,59 @@
 use std::path::PathBuf;
 
 use flame_core::HostNames;
+use flame_core::config::ClusterConfig;
 
-use super::plan::{Request, drop_ins};
+use super::plan::{Request, drop_ins, new_endpoint};
 use crate::cli::InstallArgs;
+use crate::cluster_config::{self, Decision};
+use crate::doctor;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::host::Host;
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
+use crate::profile::Profile;
 use crate::scope::Scope;
 use crate::unit_files::{self, Owner, UnitFile};
+
+/// What doctor finds on this machine with its fast checks: notes for the user.
+///
+/// # Errors
+/// An error that `--ignore-check` does not name; or the configuration, see [`cluster_config::decide`].
+pub(super) fn doctor(
+    host: &dyn Host,
+    args: &InstallArgs,
+    prefix: &Prefix,
+    old: Option<&Manifest>,
+    profiles: &[Profile],
+) -> Outcome<Vec<String>> {
+    let instance = old.map_or_else(|| args.at.instance.clone(), |old| old.instance.clone());
+    let new = Manifest {
+        instance,
+        scope: host.scope(),
+        profiles: profiles.to_vec(),
+        ..Manifest::default()
+    };
+    let otherwise = new_endpoint(host, prefix, args.force, &new)?;
+    let config = match cluster_config::decide(prefix, args.endpoint.as_deref(), &otherwise, args.force)? {
+        Decision::Keep => ClusterConfig::load(&prefix.config()),
+        Decision::Create(text) | Decision::Replace(text) => ClusterConfig::parse(&text),
+    };
+    let config =
+        config.map_err(|error| Failure::installation("the configuration is broken").because(error))?;
+    // What the machine's service manager needs is nothing to the user's own.
+    let mode = match args.no_systemd || host.scope() == Scope::User {
+        true => doctor::Mode::NoSystemd,
+        false => doctor::Mode::System,
+    };
+    let planned = doctor::preflight::Planned {
+        prefix,
+        old,
+        profiles,
+        mode,
+        config,
+    };
+    doctor::preflight::look(host, planned, &args.ignore_check)
+}
 
 /// Whether what is asked for fits this machine and what is installed.
 ///

@@ -3,6 +3,7 @@
 mod error;
 mod instances;
 mod limits;
+mod machine;
 pub mod proxies;
 mod sight;
 mod signals;

@@ -3,7 +3,9 @@
 //! The interfaces are those of systemd 247 and later (Debian 11, RHEL 9). Property caches are off
 //! where they are built: a value that is a moment old is worse than one more round trip.
 
-use zbus::{OwnedObjectPath, OwnedVariant, proxy};
+use std::collections::HashMap;
+
+use zbus::{OwnedObjectPath, OwnedVariant, Variant, proxy};
 
 /// A change that enabling or disabling made: kind (`symlink` or `unlink`), path, target.
 pub type UnitFileChange = (String, String, String);
@@ -169,4 +171,37 @@ pub trait Job {
     /// `start`, `stop`, `restart`, ...
     #[zbus(property(emits_changed_signal = "false"))]
     fn job_type(&self) -> zbus::Result<String>;
+}
+
+/// The clock, kept by systemd-timedated.
+#[proxy(
+    interface = "org.freedesktop.timedate1",
+    default_service = "org.freedesktop.timedate1",
+    default_path = "/org/freedesktop/timedate1"
+)]
+pub trait Clock {
+    /// Whether the kernel says that its clock is synchronized.
+    #[zbus(property(emits_changed_signal = "false"), name = "NTPSynchronized")]
+    fn ntp_synchronized(&self) -> zbus::Result<bool>;
+}
+
+/// polkit, which decides what an unprivileged caller may do.
+#[proxy(
+    interface = "org.freedesktop.PolicyKit1.Authority",
+    default_service = "org.freedesktop.PolicyKit1",
+    default_path = "/org/freedesktop/PolicyKit1/Authority"
+)]
+pub trait Authority {
+    /// Whether a subject (kind and its details) may do something: yes, not without asking, details.
+    fn check_authorization(
+        &self,
+        subject: &(&str, HashMap<&str, Variant<'_>>),
+        action: &str,
+        details: HashMap<&str, &str>,
+        flags: u32,
+        cancellation: &str,
+    ) -> zbus::Result<(bool, bool, HashMap<String, String>)>;
+    /// Version of polkit.
+    #[zbus(property(emits_changed_signal = "const"))]
+    fn backend_version(&self) -> zbus::Result<String>;
 }

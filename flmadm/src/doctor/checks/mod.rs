@@ -1,0 +1,39 @@
+//! All checks, by what they look at.
+
+mod disk;
+mod files;
+mod journal;
+mod limits;
+mod machine;
+mod network;
+mod remains;
+mod running;
+mod security;
+mod settings;
+#[cfg(test)]
+mod snapshot;
+mod systemd;
+#[cfg(test)]
+pub(super) mod testing;
+
+use super::check::Check;
+
+/// In the order in which they are looked at: what others rest on comes first.
+const ALL: [&[Check]; 11] = [
+    systemd::CHECKS,
+    machine::CHECKS,
+    limits::CHECKS,
+    disk::CHECKS,
+    security::CHECKS,
+    network::CHECKS,
+    settings::CHECKS,
+    remains::CHECKS,
+    files::CHECKS,
+    running::CHECKS,
+    journal::CHECKS,
+];
+
+/// Every check.
+pub(crate) fn all() -> impl Iterator<Item = &'static Check> {
+    ALL.into_iter().flatten()
+}

@@ -1,0 +1,155 @@
+//! What is looked at: an installation, or one that is about to be made.
+
+use std::cell::OnceCell;
+use std::path::PathBuf;
+
+use flame_core::config::ClusterConfig;
+use flame_core::config::cluster::Storage;
+
+use super::check::{Mode, When};
+use super::facts::Facts;
+use crate::failure::{Failure, Outcome};
+use crate::host::{Host, Units};
+use crate::manifest::Manifest;
+use crate::prefix::Prefix;
+use crate::profile::{ALL, Profile};
+
+/// An installation and the machine that it is on.
+pub(crate) struct Site<'a> {
+    pub(crate) host: &'a dyn Host,
+    pub(crate) prefix: &'a Prefix,
+    /// What is installed, if something is.
+    pub(crate) manifest: Option<&'a Manifest>,
+    pub(crate) profiles: Vec<Profile>,
+    pub(crate) mode: Mode,
+    /// Configuration of the cluster, from its file if nobody says otherwise.
+    config: OnceCell<Result<ClusterConfig, String>>,
+}
+
+impl<'a> Site<'a> {
+    /// The installation in `prefix`; if there is none, one of everything that could be made there.
+    pub(crate) fn new(host: &'a dyn Host, prefix: &'a Prefix, manifest: Option<&'a Manifest>) -> Self {
+        let manifest = manifest.filter(|manifest| manifest.is_installed());
+        let mode = match manifest {
+            Some(manifest) if !manifest.systemd => Mode::NoSystemd,
+            _ => Mode::System,
+        };
+        Self {
+            host,
+            prefix,
+            manifest,
+            profiles: manifest.map_or_else(|| ALL.to_vec(), |manifest| manifest.profiles.clone()),
+            mode,
+            config: OnceCell::new(),
+        }
+    }
+
+    /// The same with other parts, another way to run them and another configuration: what an installation will make.
+    pub(crate) fn planned(mut self, profiles: &[Profile], mode: Mode, config: ClusterConfig) -> Self {
+        self.profiles = profiles.to_vec();
+        self.mode = mode;
+        self.config = OnceCell::from(Ok(config));
+        self
+    }
+
+    /// The machine below the installation.
+    pub(crate) fn facts(&self) -> &dyn Facts {
+        self.host.facts()
+    }
+
+    /// The service manager.
+    ///
+    /// # Errors
+    /// It cannot be reached.
+    pub(crate) fn systemd(&self) -> Outcome<&dyn Units> {
+        self.host.systemd()
+    }
+
+    pub(crate) fn has(&self, profile: Profile) -> bool {
+        self.profiles.contains(&profile)
+    }
+
+    /// Whether `when` holds.
+    pub(crate) fn is(&self, when: When) -> bool {
+        match when {
+            When::Installed => self.manifest.is_some(),
+            When::System => self.mode == Mode::System,
+            When::Has(profile) => self.has(profile),
+            When::Service => self.has(Profile::ControlPlane) || self.has(Profile::Worker),
+        }
+    }
+
+    /// The installation.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn installed(&self) -> Outcome<&Manifest> {
+        self.manifest.ok_or_else(|| {
+            Failure::installation(format!(
+                "nothing is installed in {}",
+                self.prefix.path().display()
+            ))
+        })
+    }
+
+    /// Units among those that are installed, by the end of their names: an instance has a beginning of its own.
+    fn units(&self, end: &'static str) -> impl Iterator<Item = &str> {
+        let all = self.manifest.map(|manifest| manifest.units.as_slice());
+        let all = all.unwrap_or_default().iter().map(String::as_str);
+        all.filter(move |unit| unit.ends_with(end))
+    }
+
+    /// The unit of the session manager.
+    pub(crate) fn manager(&self) -> Option<&str> {
+        self.units("-session-manager.service").next()
+    }
+
+    /// The unit of the agent that has no name.
+    pub(crate) fn agent(&self) -> Option<&str> {
+        self.units("-node-agent.service").next()
+    }
+
+    /// The template of further agents.
+    pub(crate) fn agent_templates(&self) -> impl Iterator<Item = &str> {
+        self.units("-node-agent@.service")
+    }
+
+    /// The templates of executors.
+    pub(crate) fn executor_templates(&self) -> impl Iterator<Item = &str> {
+        self.units("@.service").filter(|unit| unit.contains("-executor"))
+    }
+
+    /// Configuration of the cluster.
+    ///
+    /// # Errors
+    /// There is none that can be used.
+    pub(crate) fn config(&self) -> Outcome<&ClusterConfig> {
+        let read = || ClusterConfig::load(&self.prefix.config()).map_err(|error| report(&error));
+        self.config
+            .get_or_init(read)
+            .as_ref()
+            .map_err(|error| Failure::installation("there is no valid configuration").because(error.clone()))
+    }
+
+    /// The file of the state, if there is one.
+    pub(crate) fn state_file(&self) -> Option<PathBuf> {
+        match &self.config().ok()?.storage {
+            Storage::Sqlite(path) => Some(self.prefix.join("data").join(path)),
+            Storage::None => None,
+        }
+    }
+}
+
+/// An error with its causes.
+pub(crate) fn report(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let words = source.to_string();
+        if !text.contains(&words) {
+            text.push_str(&format!(": {words}"));
+        }
+        next = source.source();
+    }
+    text
+}
