@@ -35,6 +35,10 @@ pub(crate) use report::{Report, say};
 pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) -> Outcome<()> {
     let (prefix, old) = args.at.find()?;
     let selected = selected(args)?;
+    let ready = {
+        let profiles = plan::profiles(old.as_ref(), &selected);
+        preflight::doctor(host, args, &prefix, old.as_ref(), &profiles)?
+    };
     preflight::machine(host, args, &prefix, old.as_ref())?;
     let locks = match args.dry_run {
         true => {
@@ -46,7 +50,6 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
     // What an interrupted change left may have been put in order.
     let (prefix, old) = args.at.find()?;
     let profiles = plan::profiles(old.as_ref(), &selected);
-    let ready = preflight::doctor(host, args, &prefix, old.as_ref(), &profiles)?;
     let built = compile::directory(&args.build, &plan::programs(&profiles), args.dry_run, output)?;
     let request = Request {
         prefix: &prefix,

@@ -139,7 +139,7 @@ pub(crate) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
         prefix: &prefix,
         old: old.as_ref(),
         instance: args.at.instance.clone(),
-        has_units: true,
+        has_units: !args.no_systemd,
         profiles: plan::profiles(old.as_ref(), &selected(&args)?),
         built: &built,
         endpoint: args.endpoint.as_deref(),
