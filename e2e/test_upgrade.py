@@ -91,7 +91,7 @@ def test_systemd_takes_it_back_if_flmadm_is_killed(machine, text):
     began = time.monotonic()
     running = machine.node.background([f"{folder}/flmadm", "upgrade", "--bin-dir", folder])
     wait_until(lambda: current(machine) != first, BACK_SECONDS, "the switch to the new release")
-    machine.run(["pkill", "-KILL", "-f", "flmadm upgrade"])
+    machine.run(["pkill", "-KILL", "-f", "[f]lmadm upgrade"])
     running.result()
     wait_until(lambda: current(machine) == first, BACK_SECONDS, "the way back")
     machine.wait_ready("upgrades")

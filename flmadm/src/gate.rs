@@ -64,7 +64,7 @@ pub(crate) fn prove(
         probe = Some(probed.map_err(|failure| explain(host, failure, &agent))?);
         output.progress(match probe {
             Some(Probed::Done) => "a task went through",
-            _ => "the session manager is healthy; every executor is at work on something else",
+            _ => "the session manager answers; no task was tried, because no node takes new work now",
         });
     }
     for (service, pid) in started {

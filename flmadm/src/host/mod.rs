@@ -143,7 +143,8 @@ pub(crate) trait Host {
 pub(crate) enum Probed {
     /// A task came back with the right result.
     Done,
-    /// The session manager answers that it is healthy, but every executor is at work on something else.
+    /// The session manager answers, but nodes take nothing new at the moment: executors are at work on something else,
+    /// or a node is cordoned or has just come back too often.
     Busy,
 }
 

@@ -12,6 +12,20 @@ use crate::failure::{Failure, Kind, Outcome};
 const APPLICATION: &str = "flmping";
 /// Before every session of a user.
 const PRIORITY: u32 = u32::MAX;
+/// How often it is asked what keeps the task waiting.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// Why a session does not run although there is nothing wrong with the release: see `flmctl explain`.
+const HELD_UP: [&str; 7] = [
+    "room_is_held",
+    "node_slots",
+    "node_cordoned",
+    "node_draining",
+    "node_unstable",
+    "session_at_max_instances",
+    "application_at_max_instances",
+];
+/// Its executors were started in vain so often that they are not tried again.
+const GIVEN_UP: &str = "paused";
 /// How long tasks of others may keep a probe waiting before that itself is the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -52,7 +66,7 @@ async fn probe(config: &ClusterConfig, limit: Duration) -> Outcome<Probed> {
     let task = session.submit(None);
     let done = tokio::select! {
         result = task => result.map(|_| Probed::Done).map_err(error("a task of the probe failed")),
-        () = is_busy(&client, session.id()) => Ok(Probed::Busy),
+        held_up = is_held_up(&client, session.id()) => held_up,
     };
     let closed = client
         .cancel_session(session.id(), Some("the probe of flmadm is over"))
@@ -79,24 +93,29 @@ async fn connect(config: &ClusterConfig, limit: Duration) -> Outcome<Client> {
         .map_err(|error| failed("the session manager does not answer").because(error))
 }
 
-/// Returns when every executor has been at work for others than `session` for a while.
-async fn is_busy(client: &Client, session: &str) {
+/// Returns when it is clear what keeps `session` from running: that others have all the room, or that its executors do
+/// not start.
+async fn is_held_up(client: &Client, session: &str) -> Outcome<Probed> {
     let mut since = tokio::time::Instant::now();
     loop {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        let Ok(executors) = client.list_executors().await else {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        let Ok(answer) = client.explain_session(session).await else {
             continue;
         };
-        let all = !executors.is_empty()
-            && executors
+        let of = |codes: &[&str]| {
+            answer
+                .reasons
                 .iter()
-                .filter_map(|executor| executor.status.as_ref())
-                .all(|status| status.session_id.as_deref().is_some_and(|id| id != session));
-        if !all {
+                .find(|reason| codes.contains(&reason.code.as_str()))
+        };
+        if let Some(reason) = of(&[GIVEN_UP]) {
+            return Err(failed("no executor starts").because(reason.text.clone()));
+        }
+        if of(&HELD_UP).is_none() {
             since = tokio::time::Instant::now();
         }
         if since.elapsed() >= PATIENCE {
-            return;
+            return Ok(Probed::Busy);
         }
     }
 }

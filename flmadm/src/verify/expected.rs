@@ -29,9 +29,10 @@ pub(super) enum What {
     Edited {
         sha256: String,
     },
-    /// A link, by the hash of where it leads to.
+    /// A link.
     Link {
-        sha256: String,
+        /// Where it leads to.
+        target: String,
     },
 }
 
@@ -70,7 +71,7 @@ pub(super) fn all(host: &dyn Host, installed: &Installed) -> Outcome<Vec<Expecte
         let sha256 = file.sha256.clone();
         let (what, mode) = match file.kind {
             FileKind::Program => (What::File { sha256 }, 0o755),
-            FileKind::Link => (What::Link { sha256 }, 0o777),
+            FileKind::Link => (What::Link { target: sha256 }, 0o777),
             FileKind::Config => (What::Edited { sha256 }, 0o644),
             FileKind::Release | FileKind::Unit | FileKind::Rule | FileKind::DropIn => {
                 (What::File { sha256 }, 0o644)

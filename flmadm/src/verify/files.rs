@@ -1,6 +1,5 @@
 //! Files on the disk, compared with those that were installed.
 
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -10,7 +9,7 @@ use serde::Serialize;
 use super::expected::{Expected, What};
 use crate::failure::Outcome;
 use crate::host::{Host, Ids};
-use crate::manifest::{sha256, sha256_of};
+use crate::manifest::sha256_of;
 
 /// Something that is not as it was installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -123,9 +122,9 @@ fn contents(
     match what {
         What::Directory if metadata.is_dir() => Ok(None),
         What::Directory => other("directory"),
-        What::Link { sha256: hash } if metadata.is_symlink() => {
+        What::Link { target } if metadata.is_symlink() => {
             let leads = path.read_link().map_err(|error| error.to_string())?;
-            let same = sha256(leads.as_os_str().as_bytes()) == *hash;
+            let same = leads == Path::new(target);
             Ok((!same).then(|| (Kind::Changed, format!("it leads to {}", leads.display()))))
         }
         What::Link { .. } => other("link"),
