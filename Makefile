@@ -129,6 +129,7 @@ soak: build ## Kill everything under load for a minute (FLAME_SOAK_SECONDS), fil
 	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_SOAK_SECONDS="$(FLAME_SOAK_SECONDS)" \
 	    hack/e2e.sh all test_soak.py test_chaos.py test_link_cuts.py $(E2E_ARGS)
 	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_UNIT_STARTS=1000 hack/e2e.sh all test_units.py -k many_starts
+	FLAME_BIN_DIR="$(TARGET)/debug" FLAME_KILLS_EVERY=1 hack/e2e.sh all test_kills.py
 
 .PHONY: test
 test: ## Run every check and every test, as CI does

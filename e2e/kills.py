@@ -1,8 +1,8 @@
 """Runs inside a node: kills flmadm at checkpoints of a command, repairs, and compares with before and after.
 
-The argument is JSON: `program` and `repairer` (paths of flmadm), `prefix`, `command` (its words), `reset` (commands that
-lead to the start), `last` (commands at the end), `every` (1: each checkpoint, 3: each third). A checkpoint is before and
-after each effect; the program counts them (debug builds only). Prints a JSON report.
+The argument is JSON: `program` and `repairer` (paths of flmadm), `prefix`, `command` (its words), `reset`
+(commands that lead to the start), `last` (commands at the end), `every` (1: each checkpoint, 3: each third).
+A checkpoint is before and after each effect; the program counts them (debug builds only). Prints a JSON report.
 """
 
 import contextlib
@@ -16,7 +16,9 @@ import sys
 # What services write while they run, and what systemd and the account tools keep for themselves.
 LEFT_OUT = ("/data", "/work", "/logs")
 ACCOUNT_TRACES = {"/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock"}
-TOPS = ("/usr/local", "/etc", "/run/flame", "/run/flame-executor", "/run/systemd/system.control")
+TOPS = ("/usr/local", "/etc")
+# While services run, these live: an executor that stands by comes and goes.
+LIVING = ("/run/flame", "/run/flame-executor", "/run/systemd/system.control")
 SERVICES = ("flame.target", "flame-session-manager.service", "flame-node-agent.service")
 SECONDS = 120
 
@@ -36,10 +38,10 @@ def describe(path, known):
     return " ".join(words)
 
 
-def tree(prefix, known):
+def tree(prefix, known, tops):
     """Every file that an installation may touch."""
     found = {}
-    for top in TOPS:
+    for top in tops:
         for folder, folders, files in os.walk(top):
             skip = [prefix + below for below in LEFT_OUT]
             folders[:] = [name for name in folders if os.path.join(folder, name) not in skip]
@@ -59,7 +61,9 @@ def services():
 
 def picture(prefix, known):
     """The state that a command starts from, or leaves."""
-    return {**tree(prefix, known), "services": services()}
+    running = services()
+    tops = TOPS if "ActiveState=active" in running else TOPS + LIVING
+    return {**tree(prefix, known, tops), "services": running}
 
 
 def flmadm(program, words, env=None):

@@ -1,4 +1,4 @@
-"""Other releases of Flame for upgrades: the tested programs with a small difference, and ones that do not work."""
+"""Other releases of Flame for upgrades: the tested programs with a small difference, and ones that fail."""
 
 from machine import BIN
 
@@ -14,7 +14,8 @@ def shelve(machine, name, **replaced):
     """A folder with all programs, each with `name` at its end (which no program minds); some are other texts."""
     folder = f"{SHELF}/{name}"
     machine.run(["mkdir", "-p", folder])
-    script = f'for p in {BIN}/*; do cp "$p" {folder}/; printf %s "{name}" >> {folder}/$(basename "$p"); done'
+    each = f'cp "$p" {folder}/; printf %s "{name}" >> {folder}/$(basename "$p")'
+    script = f"for p in {BIN}/*; do {each}; done"
     machine.run(["sh", "-c", script])
     for program, text in replaced.items():
         machine.node.write(f"{folder}/{program.replace('_', '-')}", text, mode="755")

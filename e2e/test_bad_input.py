@@ -187,7 +187,9 @@ def test_no_dbus(machine):
 def test_a_read_only_prefix(machine):
     result = machine.install("--all", "--prefix", f"{BIN}/flame", check=False)
     assert_exit(result, INSTALLATION, "mounted read-only")
-    result = machine.install("--all", "--prefix", f"{BIN}/flame", "--ignore-check", "mount-options", check=False)
+    result = machine.install(
+        "--all", "--prefix", f"{BIN}/flame", "--ignore-check", "mount-options", check=False
+    )
     assert_exit(result, INSTALLATION, "Read-only file system")
     assert difference(machine.before, machine.files()) == []
 

@@ -17,7 +17,15 @@ OTHERS = ("flame.target", "flame-session-manager.service", "flame-node-agent.ser
 WORK_SECONDS = 60
 SLOW_TASK = '{"duration": 3000, "memory": null}'
 # The first installation goes on working meanwhile, and systemd keeps what it keeps of any.
-LIVING = (f"{PREFIX}/data/", f"{PREFIX}/logs/", "/run/flame", "/run/credentials/", "/run/systemd/", "/tmp/", "/var/tmp/")
+LIVING = (
+    f"{PREFIX}/data/",
+    f"{PREFIX}/logs/",
+    "/run/flame",
+    "/run/credentials/",
+    "/run/systemd/",
+    "/tmp/",
+    "/var/tmp/",
+)
 
 
 @pytest.fixture(scope="module")

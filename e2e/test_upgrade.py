@@ -108,7 +108,8 @@ def test_an_upgrade_under_load_loses_no_task(machine):
     create_tasks(machine, slow, 4, 3_000)
     folder = shelve(machine, "third")
     flood = machine.node.background(
-        [f"{BIN}/flmping", "-p", "-t", str(MANY), "--output", "json"], env={"FLAME_ENDPOINT": machine.endpoint}
+        [f"{BIN}/flmping", "-p", "-t", str(MANY), "--output", "json"],
+        env={"FLAME_ENDPOINT": machine.endpoint},
     )
     running = machine.node.background([f"{folder}/flmadm", "upgrade", "--bin-dir", folder])
     gaps, last = [], time.monotonic()

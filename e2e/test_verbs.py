@@ -109,7 +109,9 @@ def test_a_replaced_program_is_old_until_the_restart(machine):
 
 
 def test_logs_show_the_lines_of_the_services(machine):
-    lines = [json.loads(line) for line in flmadm(machine, "logs", "-n", "500", "-o", "json").stdout.splitlines()]
+    lines = [
+        json.loads(line) for line in flmadm(machine, "logs", "-n", "500", "-o", "json").stdout.splitlines()
+    ]
     assert {MANAGER, AGENT} <= {line["unit"] for line in lines}
     only = flmadm(machine, "logs", "session-manager", "-n", "3").stdout.splitlines()
     assert only and all("flame-session-manager" in line for line in only if not line.startswith(" "))
@@ -141,7 +143,11 @@ def test_a_setting_takes_effect_after_the_restart(machine):
 
 def test_a_setting_that_cannot_be_used_is_refused(machine):
     before = machine.node.read(CONFIG)
-    for words in (("cluster.endpoint", "ftp://x"), ("cluster.limits.max_executors", "0"), ("cluster.nam", "x")):
+    for words in (
+        ("cluster.endpoint", "ftp://x"),
+        ("cluster.limits.max_executors", "0"),
+        ("cluster.nam", "x"),
+    ):
         assert flmadm(machine, "config", "set", *words, check=False).returncode == 1, words
     assert flmadm(machine, "config", "set", "cluster.name", "x", check=False, user=True).returncode == 3
     assert machine.node.read(CONFIG) == before
@@ -156,19 +162,25 @@ def test_users_may_not_change_services(machine):
 def test_drift_is_found_and_mended(machine):
     assert document(machine, "verify")["intact"]
     unit = f"/etc/systemd/system/{AGENT}"
-    machine.run(["sh", "-c", f"echo '# mine' >>{unit}; echo x >>{PREFIX}/bin/flmping; rm {PREFIX}/bin/flmexec"])
+    machine.run(
+        ["sh", "-c", f"echo '# mine' >>{unit}; echo x >>{PREFIX}/bin/flmping; rm {PREFIX}/bin/flmexec"]
+    )
     machine.run(["chmod", "666", f"{PREFIX}/bin/flmctl"])
     machine.run(["chown", "flame", f"{PREFIX}/sbin/flmadm"])
     found = document(machine, "verify", check=False)
     kinds = {(finding["kind"], finding["what"].rsplit("/", 1)[-1]) for finding in found["findings"]}
-    assert not found["intact"] and {
-        ("changed", AGENT),
-        ("unit", AGENT),
-        ("changed", "flmping"),
-        ("missing", "flmexec"),
-        ("mode", "flmctl"),
-        ("owner", "flmadm"),
-    } <= kinds, found
+    assert (
+        not found["intact"]
+        and {
+            ("changed", AGENT),
+            ("unit", AGENT),
+            ("changed", "flmping"),
+            ("missing", "flmexec"),
+            ("mode", "flmctl"),
+            ("owner", "flmadm"),
+        }
+        <= kinds
+    ), found
     assert flmadm(machine, "verify", check=False).returncode == 3
     machine.install("--all")
     machine.run(["chown", "root", f"{PREFIX}/sbin/flmadm"])
