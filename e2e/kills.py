@@ -2,7 +2,7 @@
 
 The argument is JSON: `program` and `repairer` (paths of flmadm), `prefix`, `command` (its words), `reset`
 (commands that lead to the start), `last` (commands at the end), `every` (1: each checkpoint, 3: each third).
-A checkpoint is before and after each effect; the program counts them (debug builds only). Prints a JSON report.
+A checkpoint is before and after each effect; the program counts them (debug builds only). Prints JSON.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ HANGS = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
 
 
 def shelve(machine, name, **replaced):
-    """A folder with all programs, each with `name` at its end (which no program minds); some are other texts."""
+    """A folder with all programs, each with `name` at its end, which none minds; some are other texts."""
     folder = f"{SHELF}/{name}"
     machine.run(["mkdir", "-p", folder])
     each = f'cp "$p" {folder}/; printf %s "{name}" >> {folder}/$(basename "$p")'

@@ -1,4 +1,4 @@
-"""flmadm is killed before and after its steps: the state before or the finished one is left, byte for byte."""
+"""flmadm is killed around its steps: the state before or the finished one is left, byte for byte."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from releases import shelve
 
 pytestmark = pytest.mark.nodes
 
-# Every so-manieth checkpoint is tried; FLAME_KILLS_EVERY=1 (make soak) tries all. Unit tests do so on a fake host.
+# Every so-manieth checkpoint is tried; with FLAME_KILLS_EVERY=1 (make soak) all are, as in unit tests.
 EVERY = int(os.environ.get("FLAME_KILLS_EVERY", "9"))
 SECONDS = 1_800
 SCRIPT = (Path(__file__).parent / "kills.py").read_text()
