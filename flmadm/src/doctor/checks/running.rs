@@ -11,6 +11,7 @@ use crate::doctor::site::Site;
 use crate::failure::Outcome;
 use crate::node_config;
 use crate::profile::Profile::Worker;
+use crate::unit_files::RECOVERY;
 
 /// So many restarts by systemd are no accident.
 const RESTARTS: u32 = 3;
@@ -56,8 +57,12 @@ pub(super) const CHECKS: &[Check] = &[
 
 fn statuses(site: &Site<'_>) -> Outcome<Vec<UnitStatus>> {
     let systemd = site.systemd()?;
-    site.installed()?
+    let manifest = site.installed()?;
+    let recovery = manifest.names().own(RECOVERY);
+    manifest
         .installable()
+        // It runs only when something has gone wrong.
+        .filter(|unit| *unit != recovery)
         .map(|unit| systemd.status(unit))
         .collect()
 }
