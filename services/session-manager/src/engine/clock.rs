@@ -27,6 +27,12 @@ pub(super) struct Clock {
     /// Nanoseconds by which a test is ahead of the machine's clock.
     #[cfg(test)]
     ahead: AtomicU64,
+    /// The time is only what the test says, however slow the machine is.
+    #[cfg(test)]
+    by_hand: bool,
+    /// How often the driver has looked.
+    #[cfg(test)]
+    looks: AtomicU64,
 }
 
 impl Clock {
@@ -38,6 +44,20 @@ impl Clock {
             stalled: AtomicU64::new(0),
             #[cfg(test)]
             ahead: AtomicU64::new(0),
+            #[cfg(test)]
+            by_hand: false,
+            #[cfg(test)]
+            looks: AtomicU64::new(0),
+        })
+    }
+
+    /// A clock that only a test moves.
+    #[cfg(test)]
+    pub(super) fn by_hand(look_every: Duration) -> Arc<Self> {
+        let clock = Arc::into_inner(Self::new(look_every)).expect("nobody else has it");
+        Arc::new(Self {
+            by_hand: true,
+            ..clock
         })
     }
 
@@ -59,8 +79,15 @@ impl Clock {
         Instant::now() + self.look_every
     }
 
+    #[cfg(not(test))]
     fn of_the_machine(&self) -> Duration {
-        self.started.elapsed() + self.ahead()
+        self.started.elapsed()
+    }
+
+    #[cfg(test)]
+    fn of_the_machine(&self) -> Duration {
+        let elapsed = self.started.elapsed();
+        self.ahead() + if self.by_hand { Duration::ZERO } else { elapsed }
     }
 
     #[cfg(not(test))]
@@ -78,6 +105,12 @@ impl Clock {
     #[cfg(test)]
     pub(super) fn advance(&self, by: Duration) {
         self.ahead.fetch_add(nanos(by), Ordering::AcqRel);
+    }
+
+    /// How often the driver has looked.
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> u64 {
+        self.looks.load(Ordering::Acquire)
     }
 }
 
@@ -97,6 +130,8 @@ impl Looks {
 
     /// The core's time, and for how long the process did not run since the last look, if it was long.
     pub(super) fn look(&mut self) -> (Duration, Option<Duration>) {
+        #[cfg(test)]
+        self.clock.looks.fetch_add(1, Ordering::AcqRel);
         let machine = self.clock.of_the_machine();
         let gap = machine.saturating_sub(std::mem::replace(&mut self.last, machine));
         let stall = (gap > STALL).then_some(gap);
