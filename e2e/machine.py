@@ -133,14 +133,14 @@ def strip(programs, source, folder):
         run(["strip", "--strip-debug", "-o", folder / name, source / name])
 
 
-def difference(before, after):
-    """Lines that say how two listings differ, without what `NOT_FLAME` lists."""
+def difference(before, after, without=tuple(NOT_FLAME)):
+    """Lines that say how two listings differ, without these paths and what is below them."""
     lines = []
     for path in sorted(before.keys() | after.keys()):
-        if before.get(path) != after.get(path) and not _not_flame(path):
+        if before.get(path) != after.get(path) and not _is_below(path, without):
             lines.append(f"{path}: {before.get(path, 'was not there')} -> {after.get(path, 'is gone')}")
     return lines
 
 
-def _not_flame(path):
-    return any(path == known or path.startswith(f"{known}/") for known in NOT_FLAME)
+def _is_below(path, tops):
+    return any(path == top or path.startswith(f"{top}/") for top in tops)

@@ -3,64 +3,22 @@
 import json
 
 import pytest
-from machine import BIN, FLMADM
+from ann import PREFIX, RUNTIME, Ann
+from machine import BIN, FLMADM, difference
 from testbed import wait_until
 
 pytestmark = pytest.mark.nodes
 
-UID = 1000
-HOME = "/home/ann"
-RUNTIME = f"/run/user/{UID}"
-PREFIX = f"{HOME}/.local/share/flame"
 UNITS = ("flame.target", "flame-session-manager.service", "flame-node-agent.service")
 WORK_SECONDS = 60
-ENVIRONMENT = {"HOME": HOME, "XDG_RUNTIME_DIR": RUNTIME, "NO_COLOR": "1"}
-# The directory of the journal, and what any program of the user leaves in the manager that runs all the time.
-OTHERS = ("/var/log/journal", f"{RUNTIME}/systemd/", "/run/systemd/", "/run/log/", "/tmp/systemd-private-")
-
-
-class Ann:
-    """A user of the machine who is not root."""
-
-    def __init__(self, machine):
-        self.machine = machine
-
-    def run(self, command, check=True, env=None, timeout=120):
-        """Runs a command as her, as in a session of hers."""
-        words = [f"{key}={value}" for key, value in {**ENVIRONMENT, **(env or {})}.items()]
-        user = ["setpriv", f"--reuid={UID}", f"--regid={UID}", "--init-groups", "env", *words]
-        return self.machine.run([*user, *command], check=check, timeout=timeout)
-
-    def flmadm(self, *words, **options):
-        """flmadm on her installation."""
-        return self.run([FLMADM, *words], **options)
-
-    def install(self, *words, **options):
-        """Installs the prebuilt programs for her."""
-        return self.flmadm("install", "--user", "--skip-build", "--bin-dir", BIN, *words, **options)
-
-    def active(self, unit):
-        """Whether her service manager calls the unit active."""
-        return self.run(["systemctl", "--user", "is-active", unit], check=False).stdout.strip() == "active"
 
 
 @pytest.fixture(scope="module")
 def ann(make_bed):
     """A user whose service manager runs without a session of hers, and all files before the installation."""
     (machine,) = make_bed("shared")
-    machine.run(["useradd", "--create-home", f"--uid={UID}", "--shell=/bin/sh", "ann"])
-    machine.run(["loginctl", "enable-linger", "ann"])
     ann = Ann(machine)
-    wait_until(
-        lambda: (
-            ann.run(["systemctl", "--user", "is-system-running"], check=False).stdout.strip() == "running"
-        ),
-        WORK_SECONDS,
-        "the service manager of ann",
-    )
-    # The first use of the bus starts it, and it makes a directory.
-    ann.run(["busctl", "--user", "list"])
-    ann.before = files(machine)
+    ann.before = ann.files()
     ann.units = loaded(ann)
     return ann
 
@@ -71,11 +29,6 @@ def endpoint(ann):
     done = json.loads(ann.install("--all", "--enable", "-o", "json").stdout)
     assert done["prefix"] == PREFIX
     return done["endpoint"]
-
-
-def files(machine):
-    """All files, without what does not belong to anybody's installation."""
-    return {path: what for path, what in machine.files().items() if not path.startswith(OTHERS)}
 
 
 def loaded(ann):
@@ -164,11 +117,5 @@ def test_nothing_is_left(ann, endpoint):
     ann.flmadm("uninstall", "--user", "--force", "--no-backup")
     left = ann.machine.run(["pgrep", "-l", "flame|flmping"], check=False).stdout
     assert left == ""
-    after = files(ann.machine)
-    changed = [
-        f"{path}: {ann.before.get(path)} -> {after.get(path)}"
-        for path in sorted(ann.before.keys() | after.keys())
-        if ann.before.get(path) != after.get(path)
-    ]
-    assert changed == []
+    assert difference(ann.before, ann.files(), without=()) == []
     assert loaded(ann) == ann.units == []

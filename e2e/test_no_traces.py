@@ -1,0 +1,67 @@
+"""What an installation leaves when it is removed is nothing, whatever it was, also if the removal was killed."""
+
+import json
+
+import pytest
+from ann import AS_ANN, OTHERS, Ann
+from machine import BIN, FLMADM, NOT_FLAME, difference
+
+pytestmark = pytest.mark.nodes
+
+KILLED = -9
+INSTALL = ("install", "--skip-build", "--bin-dir", BIN)
+UNINSTALL = ("uninstall", "--no-backup", "--force")
+SERVICES = ("--all", "--enable")
+FAR = "http://manager.example.com:8080"
+# Of each kind: words of install, words that say which is meant, and at which effect the removal is killed: some
+# are undone then, some finished.
+KINDS = {
+    "all": (SERVICES, (), 20),
+    "all-that-never-ran": (("--all",), (), 52),
+    "control-plane": (("--control-plane", "--enable"), (), 12),
+    "worker": (("--worker", "--enable", "--endpoint", FAR), (), 44),
+    "client": (("--client",), (), 6),
+    "instance": (SERVICES, ("--instance", "prod"), 48),
+    "prefix": (SERVICES, ("--prefix", "/opt/below/it/flame"), 50),
+    "no-systemd": (("--all", "--no-systemd"), ("--prefix", "/srv/flame"), 7),
+    "user": (SERVICES, ("--user",), 30),
+    "instance-of-a-user": (SERVICES, ("--user", "--instance", "test"), 5),
+}
+
+
+@pytest.fixture(scope="module")
+def machine(make_bed):
+    """A node with a user who has a service manager, before any installation."""
+    (machine,) = make_bed("traces")
+    machine.ann = Ann(machine)
+    # Whoever asks polkit first, or waits for the network, starts these, and they stay.
+    machine.run(["systemctl", "start", "polkit", "network-online.target"])
+    machine.before = machine.files()
+    machine.units = units(machine)
+    return machine
+
+
+def units(machine):
+    """All units and unit files, of the machine and of Ann, with their states."""
+    found = set()
+    for run, manager in ((machine.run, "--system"), (machine.ann.run, "--user")):
+        files = run(["systemctl", manager, "list-unit-files", "--output=json"]).stdout
+        loaded = run(["systemctl", manager, "list-units", "--all", "--output=json"]).stdout
+        found |= {(manager, each["unit_file"], each["state"]) for each in json.loads(files)}
+        found |= {(manager, each["unit"], each["active"]) for each in json.loads(loaded)}
+    return found
+
+
+@pytest.mark.parametrize(("chosen", "which", "kill_at"), KINDS.values(), ids=KINDS.keys())
+def test_nothing_is_left(machine, chosen, which, kill_at):
+    """The removal is killed in the middle and given again."""
+    user = "--user" in which
+    hers = AS_ANN if user else ()
+    machine.run([*hers, FLMADM, *INSTALL, *chosen, *which])
+    remove = [*hers, FLMADM, *UNINSTALL, *which, *(() if user else ("--remove-user",))]
+    killed = machine.run(["env", f"FLMADM_TEST_KILL_AT={kill_at}", *remove], check=False)
+    assert killed.returncode == KILLED, killed
+    machine.run(remove)
+    left = difference(machine.before, machine.files(), without=(*NOT_FLAME, *(OTHERS if user else ())))
+    assert left == []
+    assert units(machine) ^ machine.units == set()
