@@ -9,6 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::failure::{Failure, Outcome};
+use crate::files::{self, Attributes};
 use crate::manifest::{AccountRecord, sha256_of};
 
 /// Files that hold accounts.
@@ -62,6 +63,10 @@ pub(crate) fn save(etc: &Path, store: &Path, record: &AccountRecord) -> Outcome<
 /// # Errors
 /// A file cannot be written.
 pub(crate) fn restore(etc: &Path, store: &Path, record: &AccountRecord) -> Outcome<Option<String>> {
+    // A restore that was killed may have left the file that it was at.
+    for name in &record.saved {
+        files::remove(&files::draft(&etc.join(name)))?;
+    }
     let now = look(etc)?;
     if now.before != record.before {
         return Ok(Some(format!(
@@ -74,29 +79,21 @@ pub(crate) fn restore(etc: &Path, store: &Path, record: &AccountRecord) -> Outco
         copy(&store.join(name), &etc.join(name))?;
     }
     for name in &record.absent {
-        remove(&etc.join(name))?;
+        files::remove(&etc.join(name))?;
     }
     Ok(None)
 }
 
-fn remove(path: &Path) -> Outcome<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Failure::path("remove", path, error))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Copies contents, mode and owner.
 fn copy(from: &Path, to: &Path) -> Outcome<()> {
-    let contents = std::fs::read(from).map_err(|error| Failure::path("read", from, error))?;
     let metadata = from
         .metadata()
         .map_err(|error| Failure::path("look at", from, error))?;
-    flame_core::fsutil::write_atomic(to, &contents, metadata.mode() & 0o7777)?;
-    std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))
-        .map_err(|error| Failure::path("set the owner of", to, error))
+    let attributes = Attributes {
+        owner: Some(files::owner(&metadata)),
+        ..Attributes::mode(metadata.mode() & 0o7777)
+    };
+    files::copy(from, to, attributes)
 }
 
 #[cfg(test)]
@@ -135,5 +132,58 @@ mod tests {
             std::fs::read_to_string(etc.join("passwd-")).expect("there"),
             "newer"
         );
+    }
+
+    fn names(directory: &Path) -> Vec<String> {
+        let entries = directory.read_dir().expect("read");
+        let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("there").file_name();
+        let mut names: Vec<String> = entries
+            .map(|entry| name(entry).to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_copy_that_is_cut_off_lies_under_a_name_that_is_known() {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let (from, etc) = (directory.path().join("saved"), directory.path().join("etc"));
+        std::fs::create_dir(&etc).expect("made");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::from_raw_mode(0o600));
+        rustix::fs::mknodat(rustix::fs::CWD, &from, kind, mode, 0).expect("a pipe");
+        std::thread::scope(|scope| {
+            let copied = scope.spawn(|| copy(&from, &etc.join("passwd-")));
+            let mut half = std::fs::OpenOptions::new()
+                .write(true)
+                .open(&from)
+                .expect("opened");
+            // More than a pipe holds: once it is written, some of it was read to be written elsewhere.
+            std::io::Write::write_all(&mut half, &[b'x'; 1 << 20]).expect("read by the copy");
+            assert_eq!(names(&etc), [".passwd-.flmadm-new"]);
+            drop(half);
+            copied.join().expect("ended").expect("copied");
+        });
+        assert_eq!(names(&etc), ["passwd-"]);
+    }
+
+    #[test]
+    fn what_a_killed_restore_left_is_removed() {
+        for passwd_of_others in [false, true] {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let (etc, store) = (directory.path().join("etc"), directory.path().join("store"));
+            std::fs::create_dir(&etc).expect("made");
+            std::fs::create_dir(&store).expect("made");
+            write(&etc, "passwd", "root");
+            write(&etc, "passwd-", "older");
+            let record = look(&etc).expect("looked");
+            save(&etc, &store, &record).expect("saved");
+            write(&etc, ".passwd-.flmadm-new", "ol");
+            if passwd_of_others {
+                write(&etc, "passwd", "root other");
+            }
+            let note = restore(&etc, &store, &record).expect("restored");
+            assert_eq!(note.is_some(), passwd_of_others);
+            assert_eq!(names(&etc), ["passwd", "passwd-"]);
+        }
     }
 }
