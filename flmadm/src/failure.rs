@@ -115,21 +115,10 @@ impl Failure {
         }
     }
 
-    /// Why it failed, from the nearest cause to the farthest, without what has been said already.
+    /// Why it failed, from the nearest cause to the farthest.
     fn causes(&self) -> Vec<String> {
-        let mut said = self.message.clone();
-        let mut causes = Vec::new();
-        let mut next: Option<&(dyn Error + 'static)> = self.source.as_deref().map(|source| source as _);
-        while let Some(error) = next {
-            let words = error.to_string();
-            // Some libraries repeat their source in their own text.
-            if !said.contains(&words) {
-                said.push_str(&words);
-                causes.push(words);
-            }
-            next = error.source();
-        }
-        causes
+        let nearest = self.source.as_deref().map(|source| source as _);
+        causes(&self.message, nearest)
     }
 
     /// The whole chain and the hint, as printed once, at the end.
@@ -143,9 +132,7 @@ impl Failure {
 
     /// What failed and why, without the hint.
     pub(crate) fn chain(&self) -> String {
-        let mut words = vec![self.message.clone()];
-        words.extend(self.causes());
-        words.join(": ")
+        joined(self.message.clone(), self.causes())
     }
 
     /// The same for programs.
@@ -160,6 +147,36 @@ impl Failure {
             },
         }
     }
+}
+
+/// An error that is not ours with its causes, on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let message = error.to_string();
+    let causes = causes(&message, error.source());
+    joined(message, causes)
+}
+
+/// What `nearest` says and then its own causes, without what `message` and those before them have said already.
+fn causes(message: &str, nearest: Option<&(dyn Error + 'static)>) -> Vec<String> {
+    let mut said = message.to_owned();
+    let mut causes = Vec::new();
+    let mut next = nearest;
+    while let Some(error) = next {
+        let words = error.to_string();
+        // Some libraries repeat their source in their own text.
+        if !said.contains(&words) {
+            said.push_str(&words);
+            causes.push(words);
+        }
+        next = error.source();
+    }
+    causes
+}
+
+fn joined(message: String, causes: Vec<String>) -> String {
+    let mut words = vec![message];
+    words.extend(causes);
+    words.join(": ")
 }
 
 /// What a command that failed prints instead of a result. Results have no field `error`.
@@ -204,6 +221,29 @@ mod tests {
             "error: cannot write /x: permission denied\nhint: run it with sudo, or choose a --prefix that you may \
              write to"
         );
+    }
+
+    #[test]
+    fn a_cause_that_repeats_its_source_is_not_said_twice() {
+        let inner = Wrapped("no entry", None);
+        let middle = Wrapped("cannot read: no entry", Some(inner.into()));
+        let outer = Wrapped("broken", Some(middle.into()));
+        assert_eq!(chain(&outer), "broken: cannot read: no entry");
+    }
+
+    #[derive(Debug)]
+    struct Wrapped(&'static str, Option<Box<dyn Error + Send + Sync>>);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|source| source as _)
+        }
     }
 
     #[test]

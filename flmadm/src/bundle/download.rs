@@ -15,7 +15,7 @@ use reqwest::{StatusCode, Url, redirect};
 use super::fetch::Progress;
 use super::partial::{Partial, number, state};
 use super::source::{is_protected, shown};
-use crate::failure::{Failure, Kind, Outcome};
+use crate::failure::{Failure, Kind, Outcome, chain};
 
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
@@ -290,20 +290,6 @@ fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
         )
     };
     is_certificate(error) || inner.is_some_and(is_untrusted) || error.source().is_some_and(is_untrusted)
-}
-
-/// An error with its causes.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let words = error.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = error.source();
-    }
-    text
 }
 
 fn too_large(url: &Url, limit: u64) -> Failure {

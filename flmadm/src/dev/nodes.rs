@@ -8,6 +8,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::failure::chain;
+
 /// How often the session manager is asked while it is waited for.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long an answer may take.
@@ -106,19 +108,6 @@ fn report(node: v1::Node) -> NodeReport {
         name: node.metadata.map(|metadata| metadata.name).unwrap_or_default(),
         state: state.as_str_name().to_owned(),
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let words = source.to_string();
-        if !text.contains(&words) {
-            text.push_str(&format!(": {words}"));
-        }
-        next = source.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use flame_core::config::cluster::Storage;
 
 use super::check::{Mode, When};
 use super::facts::Facts;
-use crate::failure::{Failure, Outcome};
+use crate::failure::{Failure, Outcome, chain};
 use crate::host::{Host, Units};
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
@@ -124,7 +124,7 @@ impl<'a> Site<'a> {
     /// # Errors
     /// There is none that can be used.
     pub(crate) fn config(&self) -> Outcome<&ClusterConfig> {
-        let read = || ClusterConfig::load(&self.prefix.config()).map_err(|error| report(&error));
+        let read = || ClusterConfig::load(&self.prefix.config()).map_err(|error| chain(&error));
         self.config
             .get_or_init(read)
             .as_ref()
@@ -138,18 +138,4 @@ impl<'a> Site<'a> {
             Storage::None => None,
         }
     }
-}
-
-/// An error with its causes.
-pub(crate) fn report(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let words = source.to_string();
-        if !text.contains(&words) {
-            text.push_str(&format!(": {words}"));
-        }
-        next = source.source();
-    }
-    text
 }

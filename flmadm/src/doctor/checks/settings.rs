@@ -4,8 +4,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::doctor::check::{Check, Look, Mode, Severity, When, good, wrong};
-use crate::doctor::site::{Site, report};
-use crate::failure::{Failure, Outcome};
+use crate::doctor::site::Site;
+use crate::failure::{Failure, Outcome, chain};
 use crate::node_config;
 use crate::profile::Profile::{ControlPlane, Worker};
 
@@ -41,7 +41,7 @@ fn configuration(site: &Site<'_>) -> Look {
     match flame_core::config::ClusterConfig::load(&path) {
         Ok(config) => good(format!("cluster {} at {}", config.name, config.endpoint.url())),
         Err(error) => wrong(
-            report(&error),
+            chain(&error),
             format!(
                 "mend {}, or flmadm install --force makes a new one (the old one is kept as .bak)",
                 path.display()
