@@ -26,6 +26,36 @@ pub(crate) struct AgentFile {
     config: NodeConfig,
 }
 
+/// Name of the file of the further agent called `agent`.
+pub(crate) fn further_file(agent: &str) -> String {
+    format!("{}{agent}{}", FURTHER.0, FURTHER.1)
+}
+
+/// Names of the further agents of the installation that have a file, in their order.
+///
+/// # Errors
+/// The directory of settings cannot be read.
+pub(crate) fn further_agents(prefix: &Prefix) -> Outcome<Vec<String>> {
+    let conf = prefix.join("conf");
+    let failed = |error| Failure::path("read", &conf, error);
+    let entries = match conf.read_dir() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        found.extend(name.to_str().and_then(further_agent).map(str::to_owned));
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The further agent whose file is called `name`.
+fn further_agent(name: &str) -> Option<&str> {
+    name.strip_prefix(FURTHER.0)?.strip_suffix(FURTHER.1)
+}
+
 /// The text of the file of a new installation with these `names`.
 pub(crate) fn new_text(names: &HostNames) -> String {
     NEW.replace("@NAME@", &names.stem())
@@ -37,7 +67,7 @@ pub(crate) fn new_text(names: &HostNames) -> String {
 /// A file cannot be read, or settings cannot be used: all of them are listed.
 pub(crate) fn read(prefix: &Prefix) -> Outcome<Vec<AgentFile>> {
     let (mut files, mut problems) = (Vec::new(), Vec::new());
-    for path in paths(&prefix.join("conf"))? {
+    for path in paths(prefix)? {
         let text = std::fs::read_to_string(&path).map_err(|error| Failure::path("read", &path, error))?;
         match parse(path, &text) {
             Ok(file) => files.push(file),
@@ -62,24 +92,12 @@ fn parse(path: PathBuf, text: &str) -> Result<AgentFile, Vec<String>> {
     }
 }
 
-fn paths(conf: &Path) -> Outcome<Vec<PathBuf>> {
-    let entries = match conf.read_dir() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.map_err(|error| Failure::path("read", conf, error))?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let name = entry
-            .map_err(|error| Failure::path("read", conf, error))?
-            .file_name();
-        let further = |name: &str| name.starts_with(FURTHER.0) && name.ends_with(FURTHER.1);
-        if name.to_str().is_some_and(|name| name == FILE || further(name)) {
-            found.push(conf.join(name));
-        }
-    }
-    // A dot comes before an @.
-    found.sort();
-    Ok(found)
+fn paths(prefix: &Prefix) -> Outcome<Vec<PathBuf>> {
+    let conf = prefix.join("conf");
+    let further = further_agents(prefix)?;
+    let first = Some(conf.join(FILE)).filter(|path| path.symlink_metadata().is_ok());
+    let further = further.iter().map(|agent| conf.join(further_file(agent)));
+    Ok(first.into_iter().chain(further).collect())
 }
 
 impl AgentFile {
@@ -102,8 +120,7 @@ impl AgentFile {
 
     /// Name of the agent, if it is a further one.
     pub(crate) fn agent(&self) -> Option<&str> {
-        let name = self.path.file_name()?.to_str()?;
-        name.strip_prefix(FURTHER.0)?.strip_suffix(FURTHER.1)
+        further_agent(self.path.file_name()?.to_str()?)
     }
 
     /// What the node is called, if the file says so.

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::{toml, tree, yaml};
 use crate::failure::{Failure, Outcome};
 use crate::installed::Installed;
+use crate::node_config;
 use crate::profile::Profile;
 
 /// A file of settings, as `--file` names it.
@@ -44,8 +45,8 @@ impl fmt::Display for Which {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cluster => f.write_str("flame-cluster.yaml"),
-            Self::Agent(None) => f.write_str("node-agent.toml"),
-            Self::Agent(Some(name)) => write!(f, "node-agent@{name}.toml"),
+            Self::Agent(None) => f.write_str(node_config::FILE),
+            Self::Agent(Some(name)) => f.write_str(&node_config::further_file(name)),
         }
     }
 }
@@ -66,21 +67,8 @@ impl Which {
             return all;
         }
         all.push(Self::Agent(None));
-        let entries = installed
-            .prefix
-            .join("conf")
-            .read_dir()
-            .into_iter()
-            .flatten()
-            .flatten();
-        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-        let mut further: Vec<String> = names
-            .filter_map(|name| {
-                let agent = name.strip_prefix("node-agent@")?.strip_suffix(".toml")?;
-                Some(agent.to_owned())
-            })
-            .collect();
-        further.sort();
+        // Whoever may not look there is told so when the file of the cluster is read.
+        let further = node_config::further_agents(&installed.prefix).unwrap_or_default();
         all.extend(further.into_iter().map(|name| Self::Agent(Some(name))));
         all
     }

@@ -13,6 +13,7 @@ use super::cluster::{Cluster, DaemonSpec, Shape};
 use super::core::Role;
 use super::leftovers::MARK;
 use crate::failure::{Failure, Kind, Outcome};
+use crate::node_config;
 
 /// Ourselves, also when the file that we were started from has been replaced.
 pub(super) const OURSELVES: &str = "/proc/self/exe";
@@ -125,8 +126,8 @@ fn arguments(shape: &Shape, daemon: &DaemonSpec, conf: &Path, has_resources: boo
         return arguments;
     }
     let own_file: PathBuf = match &daemon.agent {
-        Some(agent) => conf.join(format!("node-agent@{agent}.toml")),
-        None => conf.join("node-agent.toml"),
+        Some(agent) => conf.join(node_config::further_file(agent)),
+        None => conf.join(node_config::FILE),
     };
     let share = || match shape.nodes {
         0 | 1 => None,

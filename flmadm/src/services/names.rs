@@ -3,6 +3,7 @@
 use crate::failure::{Failure, Outcome};
 use crate::host::Units;
 use crate::installed::Installed;
+use crate::node_config;
 
 /// Longest name of an agent, see its `--agent`.
 const MAX_AGENT_NAME: usize = 32;
@@ -169,19 +170,10 @@ fn is_further_agent(installed: &Installed, unit: &str) -> bool {
 
 /// Units of agents that have a file of settings.
 fn with_settings(installed: &Installed) -> Vec<String> {
-    let entries = installed
-        .prefix
-        .join("conf")
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .flatten();
-    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
-    let agents = names.filter_map(|name| {
-        let agent = name.strip_prefix("node-agent@")?.strip_suffix(".toml")?;
-        Some(installed.further_agent(agent))
-    });
-    agents.filter(|unit| is_further_agent(installed, unit)).collect()
+    // Whoever may not look there can still name the units that systemd knows.
+    let agents = node_config::further_agents(&installed.prefix).unwrap_or_default();
+    let units = agents.iter().map(|agent| installed.further_agent(agent));
+    units.filter(|unit| is_further_agent(installed, unit)).collect()
 }
 
 #[cfg(test)]
