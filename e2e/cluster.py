@@ -18,6 +18,19 @@ LOG_LINES = 60
 METRICS_DISTANCE = 1000
 
 
+def processes_of(prefix):
+    """Pids of all living processes of the cluster in `prefix`, without its supervisor."""
+    mark = f"FLAME_LOCAL_CLUSTER={prefix}".encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:
+            pass
+    return found
+
+
 def free_port():
     """A port P so that P (frontend), P + 1 (node link) and P + 1000 (metrics) are free."""
     for _ in range(200):
@@ -109,15 +122,7 @@ class LocalCluster:
 
     def processes(self):
         """Pids of all living processes that belong to this cluster."""
-        mark = f"FLAME_LOCAL_CLUSTER={self.prefix}".encode()
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-            except OSError:
-                pass
-        return found
+        return processes_of(self.prefix)
 
     def logs(self):
         """The end of every daemon's log."""

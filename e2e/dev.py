@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from cluster import bin_dir, free_port
+from cluster import bin_dir, free_port, processes_of
 from testbed import wait_until
 from testbed.bed import start_time
 from testbed.command import run, wait_for_exit
@@ -96,15 +96,7 @@ class DevCluster:
 
     def processes(self):
         """Pids of all living processes of the cluster, without its supervisor."""
-        mark = f"FLAME_LOCAL_CLUSTER={self.prefix}".encode()
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found.append(int(folder.name))
-            except OSError:
-                pass
-        return found
+        return processes_of(self.prefix)
 
     def supervisor(self):
         """Pid of the supervisor."""
