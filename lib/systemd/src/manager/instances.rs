@@ -71,12 +71,7 @@ impl Systemd {
     pub async fn writable_paths(&self, unit: &str) -> Result<Vec<String>, SystemdError> {
         let paths = async {
             let path = self.manager.load_unit(unit).await?;
-            let service = super::ServiceProxy::builder(&self.connection)
-                .path(path)
-                .cache_properties(CacheProperties::No)
-                .build()
-                .await?;
-            service.read_write_paths().await
+            self.service(path).await?.read_write_paths().await
         };
         call("look at the paths of", &[unit], paths).await
     }
@@ -88,12 +83,7 @@ impl Systemd {
     pub async fn environment(&self, unit: &str) -> Result<Vec<String>, SystemdError> {
         let variables = async {
             let path = self.manager.load_unit(unit).await?;
-            let service = super::ServiceProxy::builder(&self.connection)
-                .path(path)
-                .cache_properties(CacheProperties::No)
-                .build()
-                .await?;
-            service.environment().await
+            self.service(path).await?.environment().await
         };
         call("look at the environment of", &[unit], variables).await
     }
@@ -121,12 +111,7 @@ impl Systemd {
     pub async fn own_job(&self) -> Result<Option<String>, SystemdError> {
         let own = async {
             let path = self.manager.get_unit_by_pid(std::process::id()).await?;
-            let unit = super::UnitProxy::builder(&self.connection)
-                .path(path)
-                .cache_properties(CacheProperties::No)
-                .build()
-                .await?;
-            let (number, path) = unit.job().await?;
+            let (number, path) = self.unit(path).await?.job().await?;
             if number == NO_JOB {
                 return Ok(None);
             }

@@ -271,12 +271,20 @@ impl Systemd {
         call("look at", &[unit], self.read(unit, path)).await
     }
 
+    /// What all units have, of the one at `path`.
+    async fn unit(&self, path: OwnedObjectPath) -> zbus::Result<UnitProxy<'static>> {
+        let unit = UnitProxy::builder(&self.connection).path(path);
+        unit.cache_properties(CacheProperties::No).build().await
+    }
+
+    /// What only services have, of the one at `path`.
+    async fn service(&self, path: OwnedObjectPath) -> zbus::Result<ServiceProxy<'static>> {
+        let service = ServiceProxy::builder(&self.connection).path(path);
+        service.cache_properties(CacheProperties::No).build().await
+    }
+
     async fn read(&self, name: &str, path: OwnedObjectPath) -> zbus::Result<UnitStatus> {
-        let unit = UnitProxy::builder(&self.connection)
-            .path(path.clone())
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await?;
+        let unit = self.unit(path.clone()).await?;
         let mut status = UnitStatus {
             load_state: unit.load_state().await?,
             active_state: unit.active_state().await?,
@@ -290,11 +298,7 @@ impl Systemd {
             ..UnitStatus::named(name)
         };
         if name.ends_with(".service") && status.exists() {
-            let service = ServiceProxy::builder(&self.connection)
-                .path(path)
-                .cache_properties(CacheProperties::No)
-                .build()
-                .await?;
+            let service = self.service(path).await?;
             status.result = Some(service.result().await?);
             status.exit_status = Some(service.exec_main_status().await?);
             status.main_pid = Some(service.main_pid().await?).filter(|pid| *pid > 0);

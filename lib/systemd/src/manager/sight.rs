@@ -1,8 +1,5 @@
 //! A unit as it is at one moment, for whoever has missed signals about it.
 
-use zbus::proxy::CacheProperties;
-
-use super::proxies::{ServiceProxy, UnitProxy};
 use super::{JobId, Systemd, SystemdError, UnitChange, call, hex};
 
 /// Number of a job if there is none.
@@ -32,16 +29,8 @@ impl Systemd {
     }
 
     async fn see(&self, path: zbus::OwnedObjectPath) -> zbus::Result<UnitSight> {
-        let unit = UnitProxy::builder(&self.connection)
-            .path(path.clone())
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await?;
-        let service = ServiceProxy::builder(&self.connection)
-            .path(path)
-            .cache_properties(CacheProperties::No)
-            .build()
-            .await?;
+        let unit = self.unit(path.clone()).await?;
+        let service = self.service(path).await?;
         // The job before the state: a job that is over by then has left its state. The state before the rest: what
         // is read after an end is about that end, and of an end that comes in between a signal tells.
         let (number, job) = unit.job().await?;
