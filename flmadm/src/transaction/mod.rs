@@ -65,7 +65,7 @@ fn lock_file(host: &dyn Host, of: &str) -> PathBuf {
 
 /// What is particular to the lock of `prefix`.
 fn own_name(prefix: &Prefix) -> String {
-    format!("-{}", &crate::manifest::sha256(prefix.text().as_bytes())[..12])
+    format!("-{}", place::particular(prefix))
 }
 
 /// A transaction that is under way.

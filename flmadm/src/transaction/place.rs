@@ -10,7 +10,7 @@ use crate::prefix::Prefix;
 
 /// How the directory's name begins; then follows what is particular to the prefix.
 pub(crate) const NAME: &str = ".flmadm-";
-/// Digits of the prefix's hash in the name: enough that two prefixes of one machine differ.
+/// Digits of the prefix's hash in names: enough that two prefixes of one machine differ.
 const DIGITS: usize = 12;
 
 /// The directory of a transaction.
@@ -86,8 +86,14 @@ impl Place {
 }
 
 fn name(prefix: &Prefix) -> String {
-    let hash = sha256(prefix.text().as_bytes());
-    format!("{NAME}{}", &hash[..DIGITS])
+    format!("{NAME}{}", particular(prefix))
+}
+
+/// What is particular to `prefix`, short enough for names.
+pub(super) fn particular(prefix: &Prefix) -> String {
+    let mut hash = sha256(prefix.text().as_bytes());
+    hash.truncate(DIGITS);
+    hash
 }
 
 fn is_writable(path: &Path) -> bool {
