@@ -18,7 +18,7 @@ use crate::step::{Status, Step};
 use crate::transaction::{
     Finish, Interrupted, Left, Lock, Patience, Place, ServiceBefore, Traces, Transaction, lock,
 };
-use crate::unit_files::{EXECUTORS, RECOVERY, TARGET, is_template};
+use crate::unit_files::{EXECUTORS, RECOVERY, TARGET, instances, is_template};
 
 /// What becomes of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,7 +199,7 @@ impl Change<'_> {
         let names = self.new.names();
         let systemd = host.systemd()?;
         let mut units: Vec<String> = self.new.services().map(str::to_owned).collect();
-        units.extend(systemd.loaded(&names.own(MORE_AGENTS).replace("@.", "@*."))?);
+        units.extend(systemd.loaded(&instances(&names.own(MORE_AGENTS)))?);
         let mut services = Vec::new();
         for unit in units {
             let status = systemd.status(&unit)?;
@@ -248,7 +248,7 @@ impl Change<'_> {
         // An administrator started further agents, so those that do not run stay so.
         let more = names.own(MORE_AGENTS);
         if self.new.units.contains(&more) && self.is_stale(host, &more, changed)? {
-            for unit in systemd.loaded(&more.replace("@.", "@*."))? {
+            for unit in systemd.loaded(&instances(&more))? {
                 if systemd.status(&unit)?.is_active() {
                     steps.push(Step::Start {
                         unit,
@@ -357,7 +357,7 @@ pub(crate) fn traces(host: &dyn Host, manifest: &Manifest) -> Traces {
 /// Patterns of the units of all executors.
 fn executor_patterns(names: &HostNames) -> Vec<String> {
     let own = EXECUTORS.iter().map(|unit| names.own(unit));
-    own.map(|unit| unit.replace("@.", "@*.")).collect()
+    own.map(|unit| instances(&unit)).collect()
 }
 
 /// Path of the program that `service` runs, below a release.

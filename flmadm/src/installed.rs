@@ -6,6 +6,7 @@ use crate::host::{Host, Units};
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
 use crate::profile::{self, MORE_AGENTS, NODE_AGENT};
+use crate::unit_files;
 
 /// An installation with programs.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl Installed {
 
     /// The unit of the further agent called `agent`, or the pattern of all with `*`.
     pub(crate) fn further_agent(&self, agent: &str) -> String {
-        self.own(MORE_AGENTS).replace("@.", &format!("@{agent}."))
+        unit_files::instance(&self.own(MORE_AGENTS), agent)
     }
 
     /// Whether it can have further agents beside the first.
@@ -105,7 +106,7 @@ impl Installed {
     pub(crate) fn executors(&self, systemd: &dyn Units) -> Outcome<Vec<String>> {
         let mut found = Vec::new();
         for template in self.executor_templates() {
-            found.extend(systemd.loaded(&template.replace("@.", "@*."))?);
+            found.extend(systemd.loaded(&unit_files::instances(template))?);
         }
         Ok(found)
     }

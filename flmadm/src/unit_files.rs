@@ -135,6 +135,16 @@ pub(crate) fn is_template(unit: &str) -> bool {
     unit.contains("@.")
 }
 
+/// The unit of `template` that is called `name`.
+pub(crate) fn instance(template: &str, name: &str) -> String {
+    template.replace("@.", &format!("@{name}."))
+}
+
+/// The pattern of all units of `template`.
+pub(crate) fn instances(template: &str) -> String {
+    instance(template, "*")
+}
+
 /// Name of the file with the rule for polkit.
 pub(crate) fn rule_name(names: &HostNames) -> String {
     format!("50-{}.rules", names.stem())

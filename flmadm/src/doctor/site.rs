@@ -12,7 +12,8 @@ use crate::failure::{Failure, Outcome, chain};
 use crate::host::{Host, Units};
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
-use crate::profile::{ALL, Profile};
+use crate::profile::{ALL, MORE_AGENTS, NODE_AGENT, Profile, SESSION_MANAGER};
+use crate::unit_files::EXECUTORS;
 
 /// An installation and the machine that it is on.
 pub(crate) struct Site<'a> {
@@ -92,31 +93,31 @@ impl<'a> Site<'a> {
         })
     }
 
-    /// Units among those that are installed, by the end of their names: an instance has a beginning of its own.
-    fn units(&self, end: &'static str) -> impl Iterator<Item = &str> {
-        let all = self.manifest.map(|manifest| manifest.units.as_slice());
-        let all = all.unwrap_or_default().iter().map(String::as_str);
-        all.filter(move |unit| unit.ends_with(end))
+    /// The unit that the installation without a name calls `unit`, if it is installed.
+    fn own(&self, unit: &str) -> Option<&str> {
+        let manifest = self.manifest?;
+        let name = manifest.names().own(unit);
+        manifest.units.iter().map(String::as_str).find(|own| *own == name)
     }
 
     /// The unit of the session manager.
     pub(crate) fn manager(&self) -> Option<&str> {
-        self.units("-session-manager.service").next()
+        self.own(SESSION_MANAGER)
     }
 
     /// The unit of the agent that has no name.
     pub(crate) fn agent(&self) -> Option<&str> {
-        self.units("-node-agent.service").next()
+        self.own(NODE_AGENT)
     }
 
     /// The template of further agents.
-    pub(crate) fn agent_templates(&self) -> impl Iterator<Item = &str> {
-        self.units("-node-agent@.service")
+    pub(crate) fn agent_template(&self) -> Option<&str> {
+        self.own(MORE_AGENTS)
     }
 
     /// The templates of executors.
     pub(crate) fn executor_templates(&self) -> impl Iterator<Item = &str> {
-        self.units("@.service").filter(|unit| unit.contains("-executor"))
+        EXECUTORS.iter().filter_map(|unit| self.own(unit))
     }
 
     /// Configuration of the cluster.

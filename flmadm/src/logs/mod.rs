@@ -19,6 +19,7 @@ use crate::host::sight::JournalQuery;
 use crate::installed::{self, Installed};
 use crate::output::Output;
 use crate::services::{Names, spellings};
+use crate::unit_files::instances;
 
 pub(crate) use entry::Entry;
 
@@ -161,11 +162,7 @@ fn units(installed: &Installed, args: &LogsArgs) -> Outcome<Vec<String>> {
         }
     }
     if args.all {
-        units.extend(
-            installed
-                .executor_templates()
-                .map(|template| template.replace("@.", "@*.")),
-        );
+        units.extend(installed.executor_templates().map(|template| instances(template)));
     }
     Ok(units)
 }

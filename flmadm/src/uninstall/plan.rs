@@ -122,9 +122,9 @@ fn stops(host: &dyn Host, manifest: &Manifest, ours: &[&str]) -> Outcome<Vec<Ste
     let systemd = host.systemd()?;
     let (mut services, mut stops) = (Vec::new(), Vec::new());
     for unit in ours.iter().rev() {
-        match unit.split_once("@.") {
-            None => stops.push((*unit).to_owned()),
-            Some((template, _)) => stops.extend(systemd.loaded(&format!("{template}@*.service"))?),
+        match unit_files::is_template(unit) {
+            false => stops.push((*unit).to_owned()),
+            true => stops.extend(systemd.loaded(&unit_files::instances(unit))?),
         }
     }
     let more = manifest.names().own(MORE_AGENTS);

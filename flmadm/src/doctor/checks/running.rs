@@ -11,7 +11,7 @@ use crate::doctor::site::Site;
 use crate::failure::Outcome;
 use crate::node_config;
 use crate::profile::Profile::Worker;
-use crate::unit_files::RECOVERY;
+use crate::unit_files::{RECOVERY, instances};
 
 /// So many restarts by systemd are no accident.
 const RESTARTS: u32 = 3;
@@ -140,7 +140,7 @@ fn executors(site: &Site<'_>) -> Look {
     let agent_lives = agent_lives(site)?;
     let (mut failed, mut orphans, mut count) = (Vec::new(), Vec::new(), 0);
     for template in site.executor_templates() {
-        for unit in systemd.loaded(&template.replace("@.", "@*."))? {
+        for unit in systemd.loaded(&instances(template))? {
             count += 1;
             match systemd.status(&unit)?.active_state.as_str() {
                 "failed" => failed.push(unit),
@@ -172,8 +172,8 @@ fn executors(site: &Site<'_>) -> Look {
 fn agent_lives(site: &Site<'_>) -> Outcome<bool> {
     let systemd = site.systemd()?;
     let mut units: Vec<String> = site.agent().map(str::to_owned).into_iter().collect();
-    for template in site.agent_templates() {
-        units.extend(systemd.loaded(&template.replace("@.", "@*."))?);
+    if let Some(template) = site.agent_template() {
+        units.extend(systemd.loaded(&instances(template))?);
     }
     for unit in units {
         if !["inactive", "failed"].contains(&systemd.status(&unit)?.active_state.as_str()) {

@@ -6,6 +6,7 @@ use crate::doctor::check::{Check, Look, Severity, When, good, wrong};
 use crate::doctor::site::Site;
 use crate::failure::{Failure, Kind};
 use crate::profile::Profile::Worker;
+use crate::unit_files::instance;
 
 /// `LoadCredential=`, `ProtectProc=` and `ProcSubset=` of our units came with it.
 const OLDEST_SYSTEMD: u32 = 247;
@@ -166,7 +167,7 @@ fn permission(site: &Site<'_>) -> Look {
             "polkit {version}; the agent does not run, so nobody was asked about it"
         ));
     };
-    let unit = template.replace("@.", "@0.");
+    let unit = instance(template, "0");
     match site.facts().may_start(pid, user.uid, &unit)? {
         true => good(format!("polkit {version} lets process {pid} start {unit}")),
         false => wrong(
