@@ -43,6 +43,7 @@ mod services;
 mod status;
 mod step;
 mod style;
+mod terminal;
 mod transaction;
 mod uninstall;
 mod unit_files;

@@ -1,7 +1,7 @@
 //! What a command prints: progress and results for people, or one JSON document.
 
 use std::ffi::OsString;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use clap::ArgMatches;
@@ -9,6 +9,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 
 use crate::cli::{Format, OutputArg};
+use crate::terminal;
 
 /// How often the sign moves that something is waited for.
 const TICK: Duration = Duration::from_millis(100);
@@ -38,7 +39,7 @@ impl<'a> Output<'a> {
 
     /// A thing that is under way, shown on a terminal until the next line.
     pub(crate) fn doing(&mut self, what: &str) {
-        if !self.is_for_people() || !std::io::stderr().is_terminal() {
+        if !self.is_for_people() || !terminal::can_draw() {
             return;
         }
         let bar = self.waiting.get_or_insert_with(|| {

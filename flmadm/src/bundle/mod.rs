@@ -46,13 +46,12 @@ mod unpack;
 mod verify;
 mod write;
 
-use std::io::IsTerminal;
-
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::output::Output;
+use crate::terminal;
 
 #[allow(unused_imports, reason = "the interface for install and upgrade")]
 pub(crate) use args::{BundleArgs, BundleCommand, DownloadArgs};
@@ -103,7 +102,7 @@ pub(crate) fn fetch_shown(host: &dyn Host, text: &str, args: &DownloadArgs) -> O
 }
 
 fn bar() -> Outcome<ProgressBar> {
-    if !std::io::stderr().is_terminal() {
+    if !terminal::can_draw() {
         return Ok(ProgressBar::hidden());
     }
     let style = ProgressStyle::with_template("  [{bar:30}] {binary_bytes} of {binary_total_bytes}, {eta}")

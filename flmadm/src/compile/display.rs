@@ -1,11 +1,12 @@
 //! What a build shows while it goes on: a bar on a terminal, seldom a line elsewhere, or everything.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::count::Count;
+use crate::terminal;
 
 /// Between two lines where there is no bar.
 const SELDOM: Duration = Duration::from_secs(15);
@@ -39,12 +40,7 @@ impl<'a> Display<'a> {
     pub(super) fn new(err: &'a mut dyn Write, verbose: bool, people: bool) -> Self {
         let how = if verbose {
             How::Verbose
-        } else if people
-            && is_capable(
-                std::io::stderr().is_terminal(),
-                std::env::var("TERM").ok().as_deref(),
-            )
-        {
+        } else if people && terminal::can_draw() {
             How::Bar(bar())
         } else {
             How::lines(SELDOM)
@@ -121,11 +117,6 @@ impl How {
     }
 }
 
-/// Whether a bar can be drawn.
-fn is_capable(terminal: bool, kind: Option<&str>) -> bool {
-    terminal && !matches!(kind, None | Some("" | "dumb"))
-}
-
 fn progress(count: &Count) -> String {
     match count.total() {
         Some(total) => format!("{} of {total} packages", count.done()),
@@ -150,18 +141,6 @@ fn style(template: &str) -> ProgressStyle {
 mod tests {
     use super::*;
     use crate::compile::count::tests::{artifact, metadata};
-
-    #[test]
-    fn a_bar_needs_a_terminal_that_can_do_more_than_print() {
-        for (terminal, kind, capable) in [
-            (true, Some("xterm-256color"), true),
-            (true, Some("dumb"), false),
-            (true, None, false),
-            (false, Some("xterm"), false),
-        ] {
-            assert_eq!(is_capable(terminal, kind), capable, "{terminal} {kind:?}");
-        }
-    }
 
     #[test]
     fn the_pictures_of_the_bar_can_be_drawn() {
