@@ -174,7 +174,7 @@ impl Change<'_> {
             }
         }
         if has_started {
-            let proof = gate::prove(host, self.new, self.limit, output)?;
+            let proof = gate::prove(host, self.prefix, self.new, self.limit, output)?;
             done.units = proof.units;
             done.probe = proof.probe;
         }

@@ -9,6 +9,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::host::{Found, Host, Probed, Units};
 use crate::manifest::Manifest;
 use crate::output::Output;
+use crate::prefix::Prefix;
 use crate::profile::{NODE_AGENT, Profile};
 use crate::services;
 use crate::unit_files::TARGET;
@@ -30,12 +31,13 @@ pub(crate) struct Proof {
     pub(crate) probe: Option<Probed>,
 }
 
-/// Waits until all services of `manifest` have proved that they work, each part at most for `limit`.
+/// Waits until all services of `manifest`, which is in `prefix`, have proved that they work, each part at most for `limit`.
 ///
 /// # Errors
 /// One of them does not (start).
 pub(crate) fn prove(
     host: &dyn Host,
+    prefix: &Prefix,
     manifest: &Manifest,
     limit: Duration,
     output: &mut Output<'_>,
@@ -58,7 +60,7 @@ pub(crate) fn prove(
         output.doing("registration of this node");
         registered(systemd, &agent, limit).map_err(|failure| explain(host, failure, &agent))?;
         output.doing("a task through the session manager and an executor");
-        let config = ClusterConfig::load(&manifest.prefix.join("conf/flame-cluster.yaml"))
+        let config = ClusterConfig::load(&prefix.config())
             .map_err(|error| Failure::installation("the configuration is broken").because(error))?;
         let probed = host.probe(&config, limit);
         probe = Some(probed.map_err(|failure| explain(host, failure, &agent))?);

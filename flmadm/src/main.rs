@@ -37,6 +37,7 @@ mod python;
 mod release;
 mod releases;
 mod repair;
+mod rights;
 mod schema;
 mod scope;
 mod services;

@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
 use crate::profile::Profile;
+use crate::rights;
 use crate::scope::Scope;
 use crate::unit_files::{self, Owner, UnitFile};
 
@@ -81,13 +82,9 @@ pub(super) fn machine(
         return user(host, args);
     }
     prefix.check_for_services()?;
-    if !host.is_root() {
-        return Err(Failure::new(
-            Kind::Systemd,
-            "only root may install systemd units and the user flame",
-        )
-        .hint("run it with sudo, or use --user for units of your own, or --no-systemd"));
-    }
+    let doing = "install systemd units and the user flame";
+    let hint = "run it with sudo, or use --user for units of your own, or --no-systemd";
+    rights::over_units(host, Kind::Systemd, doing).map_err(|failure| failure.hint(hint))?;
     host.systemd().map(drop)
 }
 

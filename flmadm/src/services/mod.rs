@@ -14,6 +14,7 @@ use crate::failure::{Failure, Kind, Outcome};
 use crate::host::{Host, Units};
 use crate::installed::{self, Installed};
 use crate::output::Output;
+use crate::rights;
 
 pub(crate) use names::{Names, spellings};
 pub(crate) use work::last_lines;
@@ -150,12 +151,7 @@ pub(crate) fn restart(
 /// The service manager, for whoever may change what it does.
 fn may_change<'a>(host: &'a dyn Host, installed: &Installed, verb: Verb) -> Outcome<&'a dyn Units> {
     let systemd = installed.systemd(host)?;
-    if !host.rules_units() {
-        return Err(
-            Failure::new(Kind::Systemd, format!("only root may {} services", verb.name()))
-                .hint("run it with sudo"),
-        );
-    }
+    rights::over_units(host, Kind::Systemd, &format!("{} services", verb.name()))?;
     Ok(systemd)
 }
 

@@ -12,9 +12,9 @@ use crate::change;
 use crate::cli::UninstallArgs;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
-use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::prefix::Prefix;
+use crate::rights;
 use crate::step::Step;
 use crate::transaction::{Place, Transaction};
 
@@ -32,7 +32,7 @@ pub(crate) fn run(host: &dyn Host, args: &UninstallArgs, output: &mut Output<'_>
     }
     let has_units = found.as_ref().is_some_and(|found| !found.units.is_empty());
     if let Some(found) = &found {
-        check(host, found)?;
+        rights::over(host, found, "remove")?;
         confirm(args, &prefix)?;
     }
     let _locks = change::enter(host, &prefix, has_units, output)?;
@@ -121,19 +121,6 @@ fn report(
         output.line(&format!("Note: {note}"));
     }
     output.line(&format!("Flame was removed from {}.", prefix.path().display()));
-}
-
-fn check(host: &dyn Host, manifest: &Manifest) -> Outcome<()> {
-    if manifest.units.is_empty() {
-        return Ok(());
-    }
-    if !host.rules_units() {
-        return Err(
-            Failure::installation("only root may remove an installation with systemd units")
-                .hint("run it with sudo"),
-        );
-    }
-    host.systemd().map(drop)
 }
 
 fn confirm(args: &UninstallArgs, prefix: &Prefix) -> Outcome<()> {

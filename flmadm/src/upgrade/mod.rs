@@ -17,6 +17,7 @@ use crate::install::{self, Extras, ExtrasArgs, Report, Request};
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::prefix::Prefix;
+use crate::rights;
 
 pub(crate) use rollback::{RollbackArgs, run as run_rollback};
 
@@ -115,15 +116,7 @@ fn fit(host: &dyn Host, prefix: &Prefix, old: Option<&Manifest>) -> Outcome<bool
             false => Err(install::none_there(prefix)),
         };
     };
-    if !old.units.is_empty() {
-        if !host.rules_units() {
-            return Err(
-                Failure::installation("only root may change an installation with systemd units")
-                    .hint("run it with sudo"),
-            );
-        }
-        host.systemd()?;
-    }
+    rights::over(host, old, "change")?;
     Ok(!old.units.is_empty())
 }
 
