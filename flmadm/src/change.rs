@@ -86,22 +86,22 @@ pub(crate) fn enter(
 }
 
 impl Change<'_> {
-    /// Whether there is nothing to do.
+    /// The steps from the first on that has something to do; none if nothing has to be done, nor started.
     ///
     /// # Errors
     /// A step is impossible.
-    pub(crate) fn is_idle(&self, host: &dyn Host) -> Outcome<bool> {
-        for step in self.steps.iter().filter(|step| !step.is_secondary()) {
-            if step.check(host)? == Status::Needed {
-                return Ok(false);
+    fn needed(&self, host: &dyn Host) -> Outcome<Option<&[Step]>> {
+        for (number, step) in self.steps.iter().enumerate() {
+            if !step.is_secondary() && step.check(host)? == Status::Needed {
+                return Ok(Some(&self.steps[number..]));
             }
         }
         for step in self.starts(host, &[])? {
             if step.check(host)? == Status::Needed {
-                return Ok(false);
+                return Ok(Some(&[]));
             }
         }
-        Ok(true)
+        Ok(None)
     }
 
     /// Carries it out.
@@ -110,15 +110,15 @@ impl Change<'_> {
     /// Everything was undone, unless the failure says otherwise.
     pub(crate) fn run(self, host: &dyn Host, output: &mut Output<'_>) -> Outcome<Done> {
         // A step that cannot even be looked at is told when the steps before it are done: it may rest on them.
-        if self.is_idle(host).unwrap_or(false) {
+        let Some(steps) = self.needed(host).unwrap_or(Some(self.steps)) else {
             return Ok(Done::default());
-        }
+        };
         let made = |path: &std::path::Path| self.old.is_some_and(|old| old.made(path));
         let place = Place::of(self.prefix, &made);
         let mut transaction = Transaction::begin(host, place, self.verb, self.prefix)?;
         self.watch(host);
         let mut done = Done::default();
-        match self.all(host, &mut transaction, &mut done, output) {
+        match self.all(host, steps, &mut transaction, &mut done, output) {
             Ok(()) => {}
             Err(failure) if self.keep_failed && failure.kind == Kind::Start => {
                 transaction.commit(Vec::new())?;
@@ -143,6 +143,7 @@ impl Change<'_> {
     fn all(
         &self,
         host: &dyn Host,
+        steps: &[Step],
         transaction: &mut Transaction<'_>,
         done: &mut Done,
         output: &mut Output<'_>,
@@ -151,7 +152,7 @@ impl Change<'_> {
             transaction.run(&self.remember(host)?)?;
         }
         let mut changed: Vec<&Step> = Vec::new();
-        for step in self.steps {
+        for step in steps {
             let idle = matches!(step, Step::Reload) && !changed.iter().any(|step| is_unit(host, step));
             let is_done = match idle {
                 true => Ok(false),
