@@ -10,9 +10,7 @@ mod compile;
 mod config;
 mod dev;
 mod doctor;
-#[allow(dead_code, reason = "install calls it")]
 mod environment;
-#[allow(dead_code, reason = "install calls it")]
 mod examples;
 mod failure;
 mod files;
@@ -32,7 +30,6 @@ mod ports;
 mod prefix;
 mod processes;
 mod profile;
-#[allow(dead_code, unused_imports, reason = "install calls it")]
 mod python;
 mod release;
 mod releases;
