@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use flame_core::config::DEFAULT_PREFIX;
 use flame_core::{HostNames, InstanceName};
 
+use crate::bundle::SourceArgs;
 use crate::compile::BuildArgs;
 use crate::doctor::DoctorArgs;
 use crate::failure::{Failure, Outcome, exit_codes_text};
@@ -228,6 +229,8 @@ pub(crate) struct InstallArgs {
     pub(crate) enable: bool,
     #[command(flatten)]
     pub(crate) build: BuildArgs,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     /// Address of the session manager, for the configuration [default: http://127.0.0.1:8080]
     #[arg(long, value_name = "URL")]
     pub(crate) endpoint: Option<String>,

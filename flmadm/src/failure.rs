@@ -63,18 +63,46 @@ pub(crate) struct Failure {
     message: String,
     hint: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
+    is_told: bool,
 }
 
 /// What commands give.
 pub(crate) type Outcome<T> = Result<T, Failure>;
 
+impl Kind {
+    /// The kind that has this exit code.
+    pub(crate) const fn of_code(code: i32) -> Self {
+        match code {
+            1 => Self::Arguments,
+            2 => Self::Build,
+            4 => Self::Systemd,
+            5 => Self::Start,
+            _ => Self::Installation,
+        }
+    }
+}
+
 impl Failure {
+    /// Another flmadm failed in this one's place. It has said why, so there is nothing to print.
+    pub(crate) fn told(kind: Kind) -> Self {
+        Self {
+            is_told: true,
+            ..Self::new(kind, "the flmadm of the bundle failed")
+        }
+    }
+
+    /// Whether somebody has printed it already.
+    pub(crate) const fn is_told(&self) -> bool {
+        self.is_told
+    }
+
     pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self {
             kind,
             message: message.into(),
             hint: None,
             source: None,
+            is_told: false,
         }
     }
 
@@ -258,6 +286,9 @@ mod tests {
     fn every_kind_has_its_documented_code() {
         for (index, (code, _)) in EXIT_CODES.iter().enumerate() {
             assert_eq!(index, usize::from(*code));
+            if *code > 0 {
+                assert_eq!(Kind::of_code(i32::from(*code)) as u8, *code);
+            }
         }
     }
 }

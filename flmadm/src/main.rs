@@ -30,6 +30,7 @@ mod ports;
 mod prefix;
 mod processes;
 mod profile;
+mod programs;
 mod python;
 mod release;
 mod releases;
@@ -118,6 +119,7 @@ fn perform(host: &dyn Host, parsed: Parsed, out: &mut dyn Write, err: &mut dyn W
     let mut out = output::Once::new(out);
     match execute(host, cli.command, &mut out) {
         Ok(()) => 0,
+        Err(failure) if failure.is_told() => failure.kind as u8,
         Err(failure) => {
             // A command that has printed its result says in there what is wrong.
             if format == Format::Json && !out.has_begun() {

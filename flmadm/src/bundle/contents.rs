@@ -4,27 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::elf::{self, Needs};
 use super::manifest::{self, FILE_MODE, PROGRAM_MODE};
+use crate::examples;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::manual;
 use crate::profile::{self, FLMADM, Profile};
 use crate::unit_files;
 
-/// Documents for those who install and run Flame, with their places below `share/`.
-const DOCUMENTS: [(&str, &str); 7] = [
-    ("LICENSE", include_str!("../../../LICENSE")),
-    (
-        "doc/applications.md",
-        include_str!("../../../docs/applications.md"),
-    ),
-    ("doc/bundles.md", include_str!("../../../docs/bundles.md")),
-    (
-        "doc/configuration.md",
-        include_str!("../../../docs/configuration.md"),
-    ),
-    ("doc/flmadm.md", include_str!("../../../docs/flmadm.md")),
-    ("doc/flmctl.md", include_str!("../../../docs/flmctl.md")),
-    ("doc/node-agent.md", include_str!("../../../docs/node-agent.md")),
-];
 /// How every zip archive that is not empty begins, and so every wheel.
 const ZIP: &[u8] = b"PK\x03\x04";
 
@@ -52,11 +37,12 @@ pub(super) fn programs() -> Vec<&'static str> {
     all.copied().chain([FLMADM]).collect()
 }
 
-/// Everything for a bundle with the programs in `built` and the wheels, by path; and what the programs need.
+/// Everything for a bundle with the programs in `built`, the wheels, and the examples of `sources`, by path; and what
+/// the programs need.
 ///
 /// # Errors
 /// A file is not what it should be.
-pub(super) fn collect(built: &Path, wheels: &[PathBuf]) -> Outcome<(Vec<Item>, Needs)> {
+pub(super) fn collect(built: &Path, wheels: &[PathBuf], sources: &Path) -> Outcome<(Vec<Item>, Needs)> {
     let mut items = Vec::new();
     let needs = add_programs(built, &mut items)?;
     for (path, text) in unit_files::shipped() {
@@ -67,6 +53,7 @@ pub(super) fn collect(built: &Path, wheels: &[PathBuf]) -> Outcome<(Vec<Item>, N
         });
     }
     add_shared(built, &mut items)?;
+    add_examples(sources, &mut items)?;
     for wheel in wheels {
         items.push(wheel_item(wheel)?);
     }
@@ -93,9 +80,8 @@ fn add_programs(built: &Path, items: &mut Vec<Item>) -> Outcome<Needs> {
             )
             .hint("build all programs for the same target")
         })?);
-        let folder = if program == FLMADM { "sbin" } else { "bin" };
         items.push(Item {
-            path: format!("{folder}/{program}"),
+            path: crate::programs::place(program),
             mode: PROGRAM_MODE,
             contents: Contents::File(path),
         });
@@ -104,20 +90,36 @@ fn add_programs(built: &Path, items: &mut Vec<Item>) -> Outcome<Needs> {
 }
 
 fn add_shared(built: &Path, items: &mut Vec<Item>) -> Outcome<()> {
-    let documents = DOCUMENTS
-        .into_iter()
-        .map(|(path, text)| (format!("share/{path}"), text.to_owned()));
     // Only a program that runs here can be asked for its own.
     let of_flmctl = manual::documents_of(&built.join("flmctl"));
-    let generated = manual::documents()?
+    let all = manual::documents()?
         .into_iter()
-        .chain(of_flmctl)
-        .map(|(path, text)| (path.display().to_string(), text));
-    for (path, text) in documents.chain(generated) {
+        .chain(manual::texts())
+        .chain(of_flmctl);
+    for (path, text) in all {
         items.push(Item {
-            path,
+            path: path.display().to_string(),
             mode: FILE_MODE,
             contents: Contents::Text(text.into_bytes()),
+        });
+    }
+    Ok(())
+}
+
+/// The examples, if the sources are there.
+fn add_examples(sources: &Path, items: &mut Vec<Item>) -> Outcome<()> {
+    if !sources.join(examples::DIRECTORY).is_dir() {
+        return Ok(());
+    }
+    for example in examples::find(&[sources.to_path_buf()])? {
+        let path = format!("share/{}/{}", examples::DIRECTORY, example.below.display());
+        manifest::check_path(&path).map_err(|refusal| {
+            Failure::arguments(format!("{} cannot be in a bundle", example.from.display())).because(refusal)
+        })?;
+        items.push(Item {
+            path,
+            mode: example.mode,
+            contents: Contents::File(example.from),
         });
     }
     Ok(())

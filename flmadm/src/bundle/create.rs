@@ -55,7 +55,7 @@ pub(super) fn run(args: &CreateArgs, output: &mut Output<'_>) -> Outcome<()> {
         None => None,
     };
     let built = compile::directory(&args.build, &contents::programs(), false, output)?;
-    let (items, needs) = contents::collect(&built, &args.wheels)?;
+    let (items, needs) = contents::collect(&built, &args.wheels, &args.build.src_dir)?;
     let created = create(args, &items, needs, epoch, signer.as_ref())?;
     output.json(&created);
     for line in lines(&created) {

@@ -410,6 +410,7 @@ fn a_bundle_and_its_signature_are_fetched_together() {
     assert_eq!(server.request().path, "/flame.tar.zst.minisig");
     open(&fetched.located, &shelf.policy()).expect("taken");
     fetched.discard().expect("removed");
+    assert!(!cache.exists(), "with the directory that was made for it");
     let fetched = download().expect("fetched");
     assert_eq!(fetched.located.signature, None);
     fetched.discard().expect("removed");

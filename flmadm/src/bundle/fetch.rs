@@ -31,6 +31,8 @@ pub(crate) struct Fetched {
     /// Where it is.
     pub(crate) located: Located,
     is_download: bool,
+    /// Directory that was made for it.
+    made: Option<PathBuf>,
 }
 
 impl Fetched {
@@ -47,6 +49,9 @@ impl Fetched {
             .flatten()
         {
             std::fs::remove_file(&path).map_err(|error| Failure::path("remove", &path, error))?;
+        }
+        if let Some(made) = self.made {
+            let _another_download_may_be_in_it = std::fs::remove_dir(made);
         }
         Ok(())
     }
@@ -72,10 +77,12 @@ pub(crate) fn fetch(
             return Ok(Fetched {
                 located,
                 is_download: false,
+                made: None,
             });
         }
         Source::Url(url) => url,
     };
+    let is_new = !cache.exists();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -94,6 +101,7 @@ pub(crate) fn fetch(
         Found::Complete => Ok(Fetched {
             located: Located { bundle, signature },
             is_download: true,
+            made: is_new.then(|| cache.to_path_buf()),
         }),
         Found::Nothing => Err(Failure::downloading(url).hint("there is nothing at this address")),
     }

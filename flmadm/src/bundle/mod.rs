@@ -3,22 +3,8 @@
 //! A bundle is `flame-VERSION-ARCH.tar.zst`: `manifest.json`, and behind it exactly the files that it lists, laid out
 //! as the directory of a release. Beside it lies its signature in the format of minisign, `NAME.minisig`.
 //!
-//! How a command uses one:
-//!
-//! ```text
-//! #[command(flatten)] bundles: BundleArgs                        // --key, --allow-..., --max-size, --cache-dir
-//!
-//! let policy = args.bundles.policy(prefix.path(), installed)?;   // `installed`: the version in manifest.toml
-//! let fetched = bundle::fetch_shown(host, text, &args.bundles.download)?;
-//! let bundle = bundle::open(&fetched.located, &policy)?;         // everything is checked, nothing is written
-//! bundle.version(); bundle.manifest().files;                     // what will be there: path, mode, size, hash
-//! bundle.unpack_into(&releases.join(".1.2.3.new"))?;             // makes the directory; all of it or nothing
-//! fetched.discard()?;                                            // removes a download
-//! ```
-//!
-//! `unpack_into` wants a directory that is not there, writes it complete and synced, and removes it when it fails.
-//! After a crash half of it may be there: remove it and unpack again. The manifest itself is not unpacked. A
-//! [`Refusal`] becomes a [`Failure`](crate::failure::Failure) with `?`.
+//! A command that installs one has [`SourceArgs`]: `open` checks all of it and writes nothing, then its files are
+//! [`Unpacked`] beside the prefix, and a plan is made of them as of built programs, see [`crate::programs`].
 
 mod archive;
 mod args;
@@ -43,6 +29,7 @@ mod show;
 mod signature;
 mod source;
 mod unpack;
+mod unpacked;
 mod verify;
 mod write;
 
@@ -53,14 +40,13 @@ use crate::host::Host;
 use crate::output::Output;
 use crate::terminal;
 
-#[allow(unused_imports, reason = "the interface for install and upgrade")]
-pub(crate) use args::{BundleArgs, BundleCommand, DownloadArgs};
+pub(crate) use args::{BundleCommand, DownloadArgs};
 pub(crate) use create::Created;
 pub(crate) use fetch::{Fetched, Progress, fetch};
 pub(crate) use keygen::Keys;
-#[allow(unused_imports, reason = "the interface for install and upgrade")]
-pub(crate) use open::{VerifiedBundle, open};
+pub(crate) use open::VerifiedBundle;
 pub(crate) use show::Shown;
+pub(crate) use unpacked::{SourceArgs, Unpacked, clean};
 pub(crate) use verify::Verified;
 
 /// Lowest version of an installation that this release can replace, unless `bundle create` is told otherwise.
@@ -108,6 +94,15 @@ fn bar() -> Outcome<ProgressBar> {
     let style = ProgressStyle::with_template("  [{bar:30}] {binary_bytes} of {binary_total_bytes}, {eta}")
         .map_err(|error| Failure::arguments("cannot show the progress").because(error))?;
     Ok(ProgressBar::no_length().with_style(style.progress_chars("=> ")))
+}
+
+/// Paths of all programs below the directory of a release.
+#[cfg(test)]
+pub(crate) fn fixture_programs() -> Vec<String> {
+    contents::programs()
+        .into_iter()
+        .map(crate::programs::place)
+        .collect()
 }
 
 /// A size for people.

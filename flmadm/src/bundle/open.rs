@@ -191,6 +191,11 @@ impl VerifiedBundle {
         &self.manifest
     }
 
+    /// The text of that.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
     /// Who made it.
     pub(crate) fn trust(&self) -> &Trust {
         &self.trust
@@ -210,7 +215,6 @@ impl VerifiedBundle {
     ///
     /// # Errors
     /// A file cannot be written, or the bundle was changed since it was checked. The directory is removed then.
-    #[allow(dead_code, reason = "for install and upgrade, which get --bundle")]
     pub(crate) fn unpack_into(&self, directory: &Path) -> Result<(), Refusal> {
         let mut unpacker = Unpacker::new(directory, &self.text)?;
         archive::read(Positioned::new(&self.file), &self.policy.limits, &mut unpacker).map_err(

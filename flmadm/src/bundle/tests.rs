@@ -139,7 +139,7 @@ fn a_bundle_is_made_checked_and_shown() {
         "bin/flame-session-manager",
         "sbin/flmadm",
         "sdk/flamepy-1.0.0-py3-none-any.whl",
-        "share/LICENSE",
+        "share/doc/LICENSE",
         "share/man/man8/flmadm.8",
         "share/bash-completion/completions/flmadm",
         "units/polkit-1/rules.d/50-flame.rules",

@@ -11,6 +11,7 @@ use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::manual;
 use crate::prefix::Prefix;
+use crate::programs::Programs;
 use crate::python::{self, Environment, Interpreter, Search, Version, Wheel};
 use crate::release::{Release, ReleaseFile, Source};
 use crate::step::Step;
@@ -71,14 +72,20 @@ impl Extras {
         })
     }
 
-    /// What of it is part of a release with the programs in `built`.
+    /// What of it is part of a release with `programs`.
     ///
     /// # Errors
     /// The manual cannot be made.
-    pub(super) fn files(&self, prefix: &Prefix, built: &Path, has_client: bool) -> Outcome<Vec<ReleaseFile>> {
+    pub(super) fn files(
+        &self,
+        prefix: &Prefix,
+        programs: &Programs,
+        has_client: bool,
+    ) -> Outcome<Vec<ReleaseFile>> {
         let mut texts = manual::documents()?;
+        texts.extend(manual::texts());
         if has_client {
-            texts.extend(manual::documents_of(&built.join(FLMCTL)));
+            texts.extend(manual::documents_of(&programs.path(FLMCTL)));
         }
         let sbin = Path::new("sbin");
         texts.push((sbin.join(environment::SHELL), environment::shell(prefix.path())));

@@ -10,7 +10,6 @@ use serde::Serialize;
 
 use crate::change::{self, Change, Start};
 use crate::cli::InstallArgs;
-use crate::compile;
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::manifest::Manifest;
@@ -18,8 +17,9 @@ use crate::node_config::AgentFile;
 use crate::output::Output;
 use crate::prefix::Prefix;
 use crate::profile::{self, Profile};
+use crate::programs::{self, Wanted};
 use crate::step::Status;
-use crate::transaction::Interrupted;
+use crate::transaction::{Interrupted, Place};
 use crate::work_directories;
 
 pub(crate) use extras::{Extras, ExtrasArgs};
@@ -40,29 +40,41 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         preflight::doctor(host, args, &prefix, old.as_ref(), &profiles)?
     };
     preflight::machine(host, args, &prefix, old.as_ref())?;
-    let locks = match args.dry_run {
+    let bundle = args.source.open(host, &prefix, old.as_ref())?;
+    let mut locks = match args.dry_run {
         true => {
             say_interrupted(&prefix, output)?;
-            None
+            Vec::new()
         }
-        false => Some(change::enter(host, &prefix, !args.no_systemd, output)?),
+        false => change::enter(host, &prefix, !args.no_systemd, output)?,
     };
     // What an interrupted change left may have been put in order.
     let (prefix, old) = args.at.find()?;
     let profiles = plan::profiles(old.as_ref(), &selected);
-    let built = compile::directory(&args.build, &plan::programs(&profiles), args.dry_run, output)?;
+    let wanted = Wanted {
+        build: &args.build,
+        source: &args.source,
+        bundle,
+        programs: &plan::programs(&profiles),
+        dry_run: args.dry_run,
+    };
+    let place = Place::of(&prefix, &|path| old.as_ref().is_some_and(|old| old.made(path)));
+    let Some(programs) = programs::find(host, wanted, &place, &mut locks, output)? else {
+        return Ok(());
+    };
+    let sources = programs.share().unwrap_or_else(|| args.build.src_dir.clone());
     let request = Request {
         prefix: &prefix,
         old: old.as_ref(),
         instance: args.at.instance.clone(),
         has_units: !args.no_systemd,
         profiles,
-        built: &built,
+        programs: &programs,
         endpoint: args.endpoint.as_deref(),
         force: args.force,
         is_tried: args.enable,
         restore: args.restore.as_deref(),
-        extras: Extras::find(host, &args.extras, &prefix, &args.build.src_dir, !args.no_systemd)?,
+        extras: Extras::find(host, &args.extras, &prefix, &sources, !args.no_systemd)?,
     };
     let plan = plan::make(host, &request)?;
     if args.dry_run {
@@ -227,6 +239,8 @@ pub(crate) fn none_there(prefix: &Prefix) -> Failure {
         .hint("flmadm install installs it; --prefix names another directory")
 }
 
+#[cfg(test)]
+mod bundle_tests;
 #[cfg(test)]
 mod extras_tests;
 #[cfg(test)]

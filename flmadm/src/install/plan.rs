@@ -17,6 +17,7 @@ use crate::node_config::{self, AgentFile};
 use crate::ports;
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
+use crate::programs::{self, Programs};
 use crate::release::{self, GOOD, PROGRAM, Release, ReleaseFile, TEXT};
 use crate::scope::Scope;
 use crate::step::{BACKUP, Step, with_ending};
@@ -53,8 +54,8 @@ pub(crate) struct Request<'a> {
     pub(crate) has_units: bool,
     /// All profiles of the installation after this.
     pub(crate) profiles: Vec<Profile>,
-    /// Directory of the programs.
-    pub(crate) built: &'a Path,
+    /// What is installed.
+    pub(crate) programs: &'a Programs,
     /// Endpoint for a new configuration.
     pub(crate) endpoint: Option<&'a str>,
     /// Whether configuration and units of others may be replaced.
@@ -145,7 +146,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
         finish: Vec::new(),
         manifest: Manifest {
             format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: request.programs.version(),
             release: String::new(),
             releases: old.map(|old| old.releases.clone()).unwrap_or_default(),
             prefix: prefix.path().to_owned(),
@@ -565,9 +566,8 @@ pub(crate) fn forget_release(prefix: &Prefix, manifest: &mut Manifest, id: &str)
 fn contents(request: &Request<'_>, names: &HostNames, scope: Scope, units: &[UnitFile]) -> Outcome<Release> {
     let mut files = Vec::new();
     for program in programs(&request.profiles) {
-        let folder = if program == FLMADM { "sbin" } else { "bin" };
-        let path = format!("{folder}/{program}");
-        files.push(ReleaseFile::copy(path, request.built.join(program), PROGRAM)?);
+        let from = request.programs.path(program);
+        files.push(ReleaseFile::copy(programs::place(program), from, PROGRAM)?);
     }
     files.push(ReleaseFile::link(format!("bin/{FLMADM}"), "../sbin/flmadm"));
     for unit in units {
@@ -587,10 +587,20 @@ fn contents(request: &Request<'_>, names: &HostNames, scope: Scope, units: &[Uni
         ));
     }
     let has_client = request.profiles.contains(&Profile::Client);
-    files.extend(request.extras.files(request.prefix, request.built, has_client)?);
+    files.extend(
+        request
+            .extras
+            .files(request.prefix, request.programs, has_client)?,
+    );
+    files.extend(request.programs.wheels()?);
     let units = units.iter().map(|unit| unit.name.clone()).collect();
-    let version = env!("CARGO_PKG_VERSION");
-    Release::new(request.prefix, version, &request.profiles, units, files)
+    Release::new(
+        request.prefix,
+        &request.programs.version(),
+        &request.profiles,
+        units,
+        files,
+    )
 }
 
 /// Replaces a file of a release by what it was.

@@ -6,6 +6,7 @@ use crate::cli::{InstallArgs, parse_install};
 use crate::failure::{Kind, Outcome};
 use crate::host::fake::FakeHost;
 use crate::output::Output;
+use crate::programs::Programs;
 
 use super::*;
 
@@ -134,14 +135,14 @@ pub(crate) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
     let prefix = args.at.prefix()?;
     let _locks = change::enter(host, &prefix, true, &mut output)?;
     let (prefix, old) = args.at.find()?;
-    let built = host.path("built");
+    let programs = Programs::Built(host.path("built"));
     let request = Request {
         prefix: &prefix,
         old: old.as_ref(),
         instance: args.at.instance.clone(),
         has_units: !args.no_systemd,
         profiles: plan::profiles(old.as_ref(), &selected(&args)?),
-        built: &built,
+        programs: &programs,
         endpoint: args.endpoint.as_deref(),
         force: args.force,
         is_tried: args.enable,

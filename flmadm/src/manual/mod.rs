@@ -1,6 +1,7 @@
 //! Manual pages and completion scripts, made from the definition of the command line.
 
 mod programs;
+mod texts;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use crate::failure::{EXIT_CODES, Failure, Outcome};
 /// Section of the manual for administrators.
 const SECTION: &str = "8";
 pub(crate) use programs::documents_of;
+pub(crate) use texts::texts;
 
 /// A text with its place below a prefix.
 pub(crate) type Placed = (PathBuf, String);

@@ -232,6 +232,11 @@ impl Interrupted {
     /// # Errors
     /// There is a journal that cannot be read by this program.
     pub(crate) fn find(prefix: &Prefix, clean: bool) -> Outcome<Option<Self>> {
+        if clean {
+            for path in Place::bundles(prefix) {
+                crate::bundle::clean(&path)?;
+            }
+        }
         let Some(place) = Place::left(prefix) else {
             return Ok(None);
         };

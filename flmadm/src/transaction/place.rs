@@ -74,6 +74,21 @@ impl Place {
         self.0.join(format!("saved-{number}"))
     }
 
+    /// Where a bundle is unpacked for a change: beside it, as it is there before the transaction begins.
+    pub(crate) fn bundle(&self) -> PathBuf {
+        bundle_of(&self.0)
+    }
+
+    /// Where a killed command may have unpacked a bundle for a change of `prefix`.
+    pub(super) fn bundles(prefix: &Prefix) -> impl Iterator<Item = PathBuf> {
+        let name = name(prefix);
+        let all: Vec<&Path> = prefix.path().ancestors().collect();
+        let bundles: Vec<PathBuf> = all.iter().map(|path| bundle_of(&path.join(&name))).collect();
+        bundles
+            .into_iter()
+            .filter(|path| path.symlink_metadata().is_ok_and(|found| found.is_dir()))
+    }
+
     /// Removes it with all that is in it, the journal first: what is left without one is rubbish.
     ///
     /// # Errors
@@ -94,6 +109,10 @@ pub(super) fn particular(prefix: &Prefix) -> String {
     let mut hash = sha256(prefix.text().as_bytes());
     hash.truncate(DIGITS);
     hash
+}
+
+fn bundle_of(place: &Path) -> PathBuf {
+    place.with_extension("bundle")
 }
 
 fn is_writable(path: &Path) -> bool {

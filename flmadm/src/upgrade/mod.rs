@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::bundle::SourceArgs;
 use crate::change::{self, Change, Start};
 use crate::cli::{OutputArg, PrefixArg};
-use crate::compile::{self, BuildArgs};
+use crate::compile::BuildArgs;
 use crate::failure::{Failure, Outcome};
 use crate::gate;
 use crate::host::Host;
@@ -17,7 +18,9 @@ use crate::install::{self, Extras, ExtrasArgs, Report, Request};
 use crate::manifest::Manifest;
 use crate::output::Output;
 use crate::prefix::Prefix;
+use crate::programs::{self, Wanted};
 use crate::rights;
+use crate::transaction::Place;
 
 pub(crate) use rollback::{RollbackArgs, run as run_rollback};
 
@@ -28,9 +31,8 @@ pub(crate) struct UpgradeArgs {
     pub(crate) at: PrefixArg,
     #[command(flatten)]
     pub(crate) build: BuildArgs,
-    /// Take an older version than the one that is installed
-    #[arg(long)]
-    pub(crate) allow_downgrade: bool,
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) health: HealthArgs,
     #[command(flatten)]
@@ -63,19 +65,34 @@ impl HealthArgs {
 pub(crate) fn run(host: &dyn Host, args: &UpgradeArgs, output: &mut Output<'_>) -> Outcome<()> {
     let (prefix, old) = args.at.find()?;
     let has_units = fit(host, &prefix, old.as_ref())?;
-    let locks = change::enter(host, &prefix, has_units, output)?;
+    let bundle = args.source.open(host, &prefix, old.as_ref())?;
+    let mut locks = change::enter(host, &prefix, has_units, output)?;
     let (prefix, Some(old)) = args.at.find()? else {
         return Err(install::none_there(&args.at.prefix()?));
     };
-    refuse_older(env!("CARGO_PKG_VERSION"), &old.version, args.allow_downgrade)?;
-    let built = compile::directory(&args.build, &install::programs(&old.profiles), false, output)?;
+    let version = match &bundle {
+        Some(bundle) => bundle.version().to_string(),
+        None => env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    refuse_older(&version, &old.version, args.source.bundles.allow_downgrade)?;
+    let wanted = Wanted {
+        build: &args.build,
+        source: &args.source,
+        bundle,
+        programs: &install::programs(&old.profiles),
+        dry_run: false,
+    };
+    let place = Place::of(&prefix, &|path| old.made(path));
+    let Some(programs) = programs::find(host, wanted, &place, &mut locks, output)? else {
+        return Ok(());
+    };
     let request = Request {
         prefix: &prefix,
         old: Some(&old),
         instance: old.instance.clone(),
         has_units: old.systemd,
         profiles: old.profiles.clone(),
-        built: &built,
+        programs: &programs,
         endpoint: None,
         force: false,
         is_tried: runs(host, &old)?,
@@ -84,7 +101,7 @@ pub(crate) fn run(host: &dyn Host, args: &UpgradeArgs, output: &mut Output<'_>) 
             host,
             &ExtrasArgs::default(),
             &prefix,
-            &args.build.src_dir,
+            &programs.share().unwrap_or_else(|| args.build.src_dir.clone()),
             old.systemd,
         )?,
     };
