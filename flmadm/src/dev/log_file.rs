@@ -11,8 +11,8 @@ const TAIL_MAX: u64 = 1 << 20;
 /// Most bytes that are read at a time from a log that grows.
 const READ_MAX: u64 = 1 << 20;
 
-/// Begins a log anew if it is too large. The daemon goes on writing to the same file; a line that it writes at just
-/// that moment may be missing in both.
+/// Begins a log anew if it is too large. The daemon goes on writing to the same file, which nobody can make it open
+/// again: what it writes between the last look and the cut, some microseconds, is in neither file.
 ///
 /// # Errors
 /// It cannot be copied or cut.
@@ -27,10 +27,18 @@ fn bound_at(path: &Path, most: u64) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }
+    let mut log = File::options().read(true).write(true).open(path)?;
+    let mut kept = File::create(older(path))?;
+    // The daemon writes meanwhile: copied is everything up to the end as it is then.
+    while io::copy(&mut log, &mut kept)? > 0 {}
+    log.set_len(0)
+}
+
+/// Where the log is kept that was there before.
+fn older(path: &Path) -> PathBuf {
     let mut older = path.as_os_str().to_owned();
     older.push(".1");
-    std::fs::copy(path, &older)?;
-    File::options().write(true).open(path)?.set_len(0)
+    older.into()
 }
 
 /// The last `count` lines of a log; none if there is no log.
@@ -86,13 +94,13 @@ impl Follower {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error),
         };
+        let mut bytes = std::mem::take(&mut self.begun);
         if file.metadata()?.len() < self.offset {
-            // It has begun anew.
+            // It has begun anew; what came before that is in the older one.
+            rest(&older(&self.path), self.offset, &mut bytes)?;
             self.offset = 0;
-            self.begun.clear();
         }
         file.seek(SeekFrom::Start(self.offset))?;
-        let mut bytes = std::mem::take(&mut self.begun);
         self.offset += file.take(READ_MAX).read_to_end(&mut bytes)? as u64;
         let whole = bytes
             .iter()
@@ -103,6 +111,21 @@ impl Follower {
             .lines()
             .map(str::to_owned)
             .collect())
+    }
+}
+
+/// Adds what is in a file from `offset` on. Of a file that is not there nothing, and what `bytes` held of it is no line.
+fn rest(path: &Path, offset: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    match File::open(path) {
+        Ok(mut file) => {
+            file.seek(SeekFrom::Start(offset))?;
+            file.take(READ_MAX).read_to_end(bytes).map(drop)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            bytes.clear();
+            Ok(())
+        }
+        Err(error) => Err(error),
     }
 }
 
@@ -155,10 +178,16 @@ mod tests {
         bound_at(&log, 8).expect("small");
         append(&log, "two\n");
         assert_eq!(follower.new_lines().expect("read"), ["two"]);
+        append(&log, "three\nfo");
         bound_at(&log, 8).expect("cut");
-        append(&log, "3\n");
-        assert_eq!(follower.new_lines().expect("read"), ["3"]);
-        let older = directory.path().join("a.log.1");
-        assert_eq!(std::fs::read_to_string(older).expect("kept"), "one\ntwo\n");
+        append(&log, "ur\n5\n");
+        assert_eq!(follower.new_lines().expect("read"), ["three", "four", "5"]);
+        let kept = std::fs::read_to_string(older(&log)).expect("kept");
+        assert_eq!(kept, "one\ntwo\nthree\nfo");
+        // Somebody has removed what was kept: there is nothing more to tell of it.
+        bound_at(&log, 1).expect("cut");
+        std::fs::remove_file(older(&log)).expect("removed");
+        append(&log, "6\n");
+        assert_eq!(follower.new_lines().expect("read"), ["6"]);
     }
 }
