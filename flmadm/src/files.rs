@@ -196,6 +196,23 @@ pub(crate) fn sync_tree(top: &Path) -> Outcome<()> {
 }
 
 /// Owner of what `metadata` is of.
+/// Bytes of all files below `top`; none if it is not there.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub(crate) fn size(top: &Path) -> Outcome<u64> {
+    if !top.exists() {
+        return Ok(0);
+    }
+    let mut bytes: u64 = 0;
+    for entry in walkdir::WalkDir::new(top) {
+        let entry = entry.and_then(|entry| entry.metadata());
+        let found = entry.map_err(|error| Failure::path("look at", top, error.into()))?;
+        bytes = bytes.saturating_add(if found.is_file() { found.len() } else { 0 });
+    }
+    Ok(bytes)
+}
+
 pub(crate) fn owner(metadata: &std::fs::Metadata) -> Ids {
     Ids {
         uid: metadata.uid(),

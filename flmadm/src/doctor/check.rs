@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::site::Site;
 use crate::failure::{Kind, Outcome};
 use crate::profile::Profile;
+use crate::scope::Scope;
 
 /// What it means if a check fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -36,8 +37,20 @@ impl Severity {
 pub(crate) enum Mode {
     /// By the machine's service manager.
     System,
+    /// By the service manager of a user.
+    User,
     /// By nobody of ours: there are only files.
     NoSystemd,
+}
+
+impl Mode {
+    /// That of units in this scope.
+    pub(crate) fn of(scope: Scope) -> Self {
+        match scope {
+            Scope::System => Self::System,
+            Scope::User => Self::User,
+        }
+    }
 }
 
 /// Something that must hold for a check to make sense.
@@ -45,8 +58,12 @@ pub(crate) enum Mode {
 pub(crate) enum When {
     /// There is an installation.
     Installed,
-    /// The services are units of the machine's service manager.
+    /// The services are units.
+    Units,
+    /// They are units of the machine's service manager.
     System,
+    /// They are units of the service manager of a user.
+    User,
     /// This is a part of it.
     Has(Profile),
     /// A service is a part of it.

@@ -23,6 +23,8 @@ pub(crate) struct Site<'a> {
     pub(crate) manifest: Option<&'a Manifest>,
     pub(crate) profiles: Vec<Profile>,
     pub(crate) mode: Mode,
+    /// Bytes that the change about to be made needs below the prefix, besides what services need to run.
+    pub(crate) growth: u64,
     /// Configuration of the cluster, from its file if nobody says otherwise.
     config: OnceCell<Result<ClusterConfig, String>>,
 }
@@ -33,7 +35,7 @@ impl<'a> Site<'a> {
         let manifest = manifest.filter(|manifest| manifest.is_installed());
         let mode = match manifest {
             Some(manifest) if !manifest.systemd => Mode::NoSystemd,
-            _ => Mode::System,
+            _ => Mode::of(host.scope()),
         };
         Self {
             host,
@@ -41,6 +43,7 @@ impl<'a> Site<'a> {
             manifest,
             profiles: manifest.map_or_else(|| ALL.to_vec(), |manifest| manifest.profiles.clone()),
             mode,
+            growth: 0,
             config: OnceCell::new(),
         }
     }
@@ -74,7 +77,9 @@ impl<'a> Site<'a> {
     pub(crate) fn is(&self, when: When) -> bool {
         match when {
             When::Installed => self.manifest.is_some(),
+            When::Units => self.mode != Mode::NoSystemd,
             When::System => self.mode == Mode::System,
+            When::User => self.mode == Mode::User,
             When::Has(profile) => self.has(profile),
             When::Service => self.has(Profile::ControlPlane) || self.has(Profile::Worker),
         }

@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::checks::testing::Machine;
 use crate::failure::Kind;
+use crate::host::Host;
 
 /// Runs `flmadm LINE` on the machine: exit code, standard output, standard error.
 fn run(machine: &Machine, line: &str) -> (u8, String, String) {
@@ -145,6 +146,92 @@ fn parts_that_are_not_installed_are_not_looked_at() {
         let has = |id: &str| out.contains(&format!("\"id\": \"{id}\""));
         assert!(has(there) && !has(absent), "{line}: {out}");
     }
+}
+
+#[test]
+fn a_user_is_told_of_what_is_his() {
+    let mut machine = Machine::of_user("--all");
+    machine.start();
+    machine.facts().say("/var/log/journal/0123/system.journal", "");
+    let delegated = format!(
+        "/sys/fs/cgroup/user.slice/user-{0}.slice/user@{0}.service/cgroup.controllers",
+        rustix::process::geteuid().as_raw()
+    );
+    machine.facts().say(&delegated, "cpu memory pids");
+    machine.host.linger = Some(true);
+    let (code, out, err) = run(&machine, "doctor --user");
+    assert_eq!(code, 0, "{out}{err}");
+    let well = out.lines().last().unwrap_or_default();
+    assert!(well.ends_with(" well") && !well.starts_with("0 "), "{out}");
+    let (_, out, _) = run(&machine, "doctor --user -o json");
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(report["mode"], "user");
+    let checks = report["checks"].as_array().expect("a list");
+    let has = |id: &str| checks.iter().any(|found| found["id"] == id);
+    for id in [
+        "session-bus",
+        "runtime-directory",
+        "lingering",
+        "delegation",
+        "ports",
+        "disk-space",
+        "inodes",
+        "clock",
+        "open-files",
+        "services",
+        "file-drift",
+        "unit-drift",
+        "units-read",
+        "leftovers",
+        "interrupted",
+    ] {
+        assert!(has(id), "{id} is left out");
+    }
+    for id in [
+        "systemd",
+        "cgroup-version",
+        "polkit",
+        "polkit-permission",
+        "dynamic-users",
+        "user-namespaces",
+        "accounts",
+        "selinux",
+        "work-directories",
+        "executors",
+        "journal-size",
+    ] {
+        assert!(!has(id), "{id} is the machine's");
+    }
+    // His own units, and where his service manager has them.
+    std::fs::write(machine.host.unit_directory().join("flame.target"), "[Unit]\n").expect("written");
+    let (code, out, _) = run(&machine, "doctor --user");
+    assert_eq!(code, Kind::Start as u8, "{out}");
+    assert!(
+        out.contains("home/.config/systemd/user/flame.target was changed")
+            && out.contains("systemctl --user edit"),
+        "{out}"
+    );
+    let (code, _, err) = run(&machine, "doctor");
+    assert_eq!(code, Kind::Arguments as u8, "{err}");
+    assert!(err.contains("say so with --user"), "{err}");
+}
+
+#[test]
+fn an_installation_of_a_user_is_preceded_by_a_look_too() {
+    let mut host = crate::host::fake::FakeHost::of_user();
+    host.has_bus = false;
+    // What the machine's own installation would need does not matter.
+    host.facts.polkit = None;
+    host.facts.say("/proc/sys/user/max_user_namespaces", "0");
+    let built = host.path("built").display().to_string();
+    let mut machine = Machine::on(host);
+    let line = format!("install --user --all --bin-dir {built}");
+    let (code, _, err) = run(&machine, &line);
+    assert_eq!(code, Kind::Systemd as u8, "{err}");
+    assert!(err.contains("session-bus: ") && !err.contains("polkit"), "{err}");
+    machine.host.has_bus = true;
+    let (code, _, err) = run(&machine, &line);
+    assert_eq!(code, 0, "{err}");
 }
 
 #[test]

@@ -43,6 +43,11 @@ impl FakeSight {
         self.changes.insert(unit.to_owned(), Box::new(change));
     }
 
+    /// systemd says again what is so.
+    pub(crate) fn forget_changes(&mut self) {
+        self.changes.clear();
+    }
+
     /// Does what tests want to the state of a unit.
     pub(crate) fn adjust(&self, status: &mut UnitStatus) {
         if status.exists() {

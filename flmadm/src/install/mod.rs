@@ -35,6 +35,7 @@ pub(crate) use report::{Report, say};
 pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) -> Outcome<()> {
     let (prefix, old) = args.at.find()?;
     let selected = selected(args)?;
+    preflight::user(host, args)?;
     let ready = {
         let profiles = plan::profiles(old.as_ref(), &selected);
         preflight::doctor(host, args, &prefix, old.as_ref(), &profiles)?

@@ -43,10 +43,9 @@ pub(super) fn doctor(
     };
     let config =
         config.map_err(|error| Failure::installation("the configuration is broken").because(error))?;
-    // What the machine's service manager needs is nothing to the user's own.
-    let mode = match args.no_systemd || host.scope() == Scope::User {
+    let mode = match args.no_systemd {
         true => doctor::Mode::NoSystemd,
-        false => doctor::Mode::System,
+        false => doctor::Mode::of(host.scope()),
     };
     let planned = doctor::preflight::Planned {
         prefix,
@@ -79,7 +78,7 @@ pub(super) fn machine(
         };
     }
     if host.scope() == Scope::User {
-        return user(host, args);
+        return host.systemd().map(drop);
     }
     prefix.check_for_services()?;
     let doing = "install systemd units and the user flame";
@@ -88,14 +87,18 @@ pub(super) fn machine(
     host.systemd().map(drop)
 }
 
-fn user(host: &dyn Host, args: &InstallArgs) -> Outcome<()> {
-    if host.is_root() && !args.force {
+/// Whether an installation of a user is for this one.
+///
+/// # Errors
+/// It is root.
+pub(super) fn user(host: &dyn Host, args: &InstallArgs) -> Outcome<()> {
+    if host.scope() == Scope::User && host.is_root() && !args.force {
         return Err(Failure::arguments(
             "--user is for those who are not root: root's own service manager seldom runs",
         )
         .hint("leave --user out, or run it as another user without sudo; --force does it all the same"));
     }
-    host.systemd().map(drop)
+    Ok(())
 }
 
 /// Units have one name on a machine, so a second installation would take over the first one's.

@@ -47,7 +47,7 @@ pub(crate) fn lock(
 /// work on it.
 pub(crate) fn warning(host: &dyn Host, prefix: &Prefix) -> Option<String> {
     Place::left(prefix)?;
-    if Lock::is_held(&lock_file(host, &own_name(prefix))) {
+    if is_at_work(host, prefix) {
         return None;
     }
     let what = match Interrupted::find(prefix, false) {
@@ -57,6 +57,11 @@ pub(crate) fn warning(host: &dyn Host, prefix: &Prefix) -> Option<String> {
         Err(_) => "a change of this installation was interrupted".to_owned(),
     };
     Some(format!("{what}; flmadm repair puts it in order"))
+}
+
+/// Whether somebody changes `prefix` at this moment.
+pub(crate) fn is_at_work(host: &dyn Host, prefix: &Prefix) -> bool {
+    Lock::is_held(&lock_file(host, &own_name(prefix)))
 }
 
 fn lock_file(host: &dyn Host, of: &str) -> PathBuf {

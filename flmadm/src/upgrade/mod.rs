@@ -11,6 +11,7 @@ use crate::bundle::SourceArgs;
 use crate::change::{self, Change, Start};
 use crate::cli::{OutputArg, PrefixArg};
 use crate::compile::BuildArgs;
+use crate::doctor::preflight;
 use crate::failure::{Failure, Outcome};
 use crate::gate;
 use crate::host::Host;
@@ -35,6 +36,9 @@ pub(crate) struct UpgradeArgs {
     pub(crate) source: SourceArgs,
     #[command(flatten)]
     pub(crate) health: HealthArgs,
+    /// Upgrade although this check of the machine fails (repeatable; flmadm doctor --list)
+    #[arg(long, value_name = "ID")]
+    pub(crate) ignore_check: Vec<String>,
     #[command(flatten)]
     pub(crate) output: OutputArg,
 }
@@ -75,6 +79,7 @@ pub(crate) fn run(host: &dyn Host, args: &UpgradeArgs, output: &mut Output<'_>) 
         None => env!("CARGO_PKG_VERSION").to_owned(),
     };
     refuse_older(&version, &old.version, args.source.bundles.allow_downgrade)?;
+    let ready = preflight::of_upgrade(host, &prefix, &old, &args.ignore_check)?;
     let wanted = Wanted {
         build: &args.build,
         source: &args.source,
@@ -119,7 +124,7 @@ pub(crate) fn run(host: &dyn Host, args: &UpgradeArgs, output: &mut Output<'_>) 
     };
     let done = change.run(host, output)?;
     drop(locks);
-    let report = Report::new(&plan.manifest, Some(&old), done, &plan.agents, Vec::new(), true);
+    let report = Report::new(&plan.manifest, Some(&old), done, &plan.agents, ready, true);
     install::say(host, &report, output);
     Ok(())
 }

@@ -165,6 +165,40 @@ fn an_older_version_is_refused_unless_allowed() {
 }
 
 #[test]
+fn the_machine_is_looked_at_first() {
+    let mut host = FakeHost::new();
+    install(&host, "--all --enable").expect("installed");
+    build(&host, "flame-session-manager", "a newer one");
+    // A port that is taken is not the upgrade's problem: what runs has its own.
+    host.facts.listeners.push(crate::doctor::facts::Listener {
+        address: "127.0.0.1:8080".parse().expect("an address"),
+        uid: 0,
+        process: None,
+    });
+    // Enough to run, but not for one more release.
+    host.facts.file_system.free_bytes = 64 << 20;
+    // A warning is a note.
+    host.facts
+        .say("/proc/meminfo", "MemTotal: 400000 kB\nMemAvailable: 400000 kB");
+    let before = host.listing();
+    let failure = command(&host, "upgrade").expect_err("no room");
+    assert_eq!(failure.kind, Kind::Installation);
+    let text = failure.report();
+    let parts = ["disk-space", "--ignore-check disk-space", "to upgrade in spite"];
+    assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+    assert_eq!(host.listing(), before);
+    let text = command(&host, "upgrade --ignore-check disk-space").expect("upgraded");
+    assert!(text.contains("Note: memory: "), "{text}");
+    let config = host.path("opt/flame/conf/flame-cluster.yaml");
+    std::fs::write(config, "cluster: {}").expect("written");
+    let text = command(&host, "upgrade").expect_err("no configuration").report();
+    assert!(
+        text.contains("the configuration is broken") && text.contains("config check"),
+        "{text}"
+    );
+}
+
+#[test]
 fn there_must_be_something_to_upgrade() {
     let mut host = FakeHost::new();
     for line in ["upgrade", "rollback", "releases"] {

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use crate::failure::Outcome;
 use crate::host::{Host, Ids};
 use crate::installed::Installed;
-use crate::manifest::FileKind;
+use crate::manifest::{FileKind, Manifest};
+use crate::prefix::Prefix;
 
 /// A file or directory as it was installed.
 #[derive(Debug)]
 pub(super) struct Expected {
     pub(super) path: PathBuf,
+    /// What the file is for; a directory has no such record.
+    pub(super) kind: Option<FileKind>,
     pub(super) what: What,
     /// Permission bits; of a file that people edit, those that it may have at most.
     pub(super) mode: u32,
@@ -47,8 +50,7 @@ const RELEASES: &str = "releases";
 ///
 /// # Errors
 /// The user of the services cannot be looked up, or the manifest has gone.
-pub(super) fn all(host: &dyn Host, installed: &Installed) -> Outcome<Vec<Expected>> {
-    let (prefix, manifest) = (&installed.prefix, &installed.manifest);
+pub(super) fn all(host: &dyn Host, prefix: &Prefix, manifest: &Manifest) -> Outcome<Vec<Expected>> {
     // Whoever wrote the manifest wrote the rest.
     let installer = host.sight().owner(&prefix.manifest())?;
     let services = match &manifest.user {
@@ -61,6 +63,7 @@ pub(super) fn all(host: &dyn Host, installed: &Installed) -> Outcome<Vec<Expecte
         if manifest.made(&path) {
             expected.push(Expected {
                 path,
+                kind: None,
                 what: What::Directory,
                 mode,
                 owner: services,
@@ -79,6 +82,7 @@ pub(super) fn all(host: &dyn Host, installed: &Installed) -> Outcome<Vec<Expecte
         };
         expected.push(Expected {
             path: file.path.clone(),
+            kind: Some(file.kind),
             what,
             mode,
             owner: installer,

@@ -14,7 +14,9 @@ use crate::cli::{OutputArg, PrefixArg};
 use crate::failure::{Failure, Outcome};
 use crate::host::Host;
 use crate::installed::{self, Installed};
+use crate::manifest::{FileKind, Manifest};
 use crate::output::Output;
+use crate::prefix::Prefix;
 
 pub(crate) use files::{Finding, Kind};
 
@@ -84,11 +86,8 @@ pub(crate) fn run(host: &dyn Host, args: &VerifyArgs, output: &mut Output<'_>) -
 /// # Errors
 /// Something cannot be looked at.
 pub(crate) fn look(host: &dyn Host, installed: &Installed) -> Outcome<Report> {
-    let all = expected::all(host, installed)?;
-    let mut findings = Vec::new();
-    for one in &all {
-        findings.extend(files::compare(host, one)?);
-    }
+    let all = expected::all(host, &installed.prefix, &installed.manifest)?;
+    let mut findings = compare(host, &all)?;
     if !installed.manifest.units.is_empty() {
         findings.extend(units::compare(host, installed).unwrap_or_else(|failure| {
             vec![Finding {
@@ -112,6 +111,29 @@ pub(crate) fn look(host: &dyn Host, installed: &Installed) -> Outcome<Report> {
         intact: !findings.iter().any(|finding| finding.kind.is_drift()),
         findings,
     })
+}
+
+/// Compares the files that `wanted` chooses with what was installed. Gives how many there are, and all differences.
+///
+/// # Errors
+/// Something cannot be looked at.
+pub(crate) fn files(
+    host: &dyn Host,
+    prefix: &Prefix,
+    manifest: &Manifest,
+    wanted: fn(FileKind) -> bool,
+) -> Outcome<(usize, Vec<Finding>)> {
+    let mut all = expected::all(host, prefix, manifest)?;
+    all.retain(|one| one.kind.is_some_and(wanted));
+    Ok((all.len(), compare(host, &all)?))
+}
+
+fn compare(host: &dyn Host, all: &[expected::Expected]) -> Outcome<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for one in all {
+        findings.extend(files::compare(host, one)?);
+    }
+    Ok(findings)
 }
 
 #[cfg(test)]

@@ -111,8 +111,10 @@ fn list(all: &[&(PathBuf, FileSystem)], words: fn(&(PathBuf, FileSystem)) -> Str
         .join(", ")
 }
 
-fn needed(site: &Site<'_>) -> u64 {
+/// What must be free there; programs are made on the file system of the prefix.
+fn needed(site: &Site<'_>, path: &Path) -> u64 {
     match site.manifest {
+        Some(_) if path == site.prefix.path() => FREE_TO_RUN + site.growth,
         Some(_) => FREE_TO_RUN,
         None => FREE_TO_INSTALL,
     }
@@ -120,8 +122,13 @@ fn needed(site: &Site<'_>) -> u64 {
 
 fn space(site: &Site<'_>) -> Look {
     let all = file_systems(site)?;
-    let least = needed(site);
-    let full: Vec<_> = all.iter().filter(|(_, found)| found.free_bytes < least).collect();
+    let lacks = |(path, found): &&(PathBuf, FileSystem)| found.free_bytes < needed(site, path);
+    let full: Vec<_> = all.iter().filter(lacks).collect();
+    let least = full
+        .iter()
+        .map(|(path, _)| needed(site, path))
+        .max()
+        .unwrap_or_default();
     match full.is_empty() {
         true => good(list(&all.iter().collect::<Vec<_>>(), free)),
         false => wrong(
@@ -137,8 +144,10 @@ fn space(site: &Site<'_>) -> Look {
 fn low(site: &Site<'_>) -> Look {
     let all = file_systems(site)?;
     // What is full already is told by the check of that.
-    let is_low = |bytes: u64| (needed(site)..FREE_FOR_LONG).contains(&bytes);
-    let low: Vec<_> = all.iter().filter(|(_, found)| is_low(found.free_bytes)).collect();
+    let is_low = |(path, found): &&(PathBuf, FileSystem)| {
+        (needed(site, path)..FREE_FOR_LONG).contains(&found.free_bytes)
+    };
+    let low: Vec<_> = all.iter().filter(is_low).collect();
     match low.is_empty() {
         true => good(list(&all.iter().collect::<Vec<_>>(), free)),
         false => wrong(

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::doctor::check::{Check, Look, Severity, When, good, wrong};
 use crate::doctor::site::Site;
 use crate::failure::{Failure, Outcome};
-use crate::manifest::{FileKind, FileRecord, sha256_of};
+use crate::manifest::FileKind;
+use crate::verify::{self, Finding, Kind};
 
 /// Names that are listed; of more, the number is told.
 const LISTED: usize = 5;
@@ -24,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "unit-drift",
         title: "unit files and the rule of polkit are as they were installed",
         severity: Severity::Error,
-        when: &[When::Installed, When::System],
+        when: &[When::Installed, When::Units],
         preflight: None,
         look: units,
     },
@@ -32,7 +33,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "units-read",
         title: "systemd has read the unit files as they are",
         severity: Severity::Warning,
-        when: &[When::Installed, When::System, When::Service],
+        when: &[When::Installed, When::Units, When::Service],
         preflight: None,
         look: read,
     },
@@ -40,7 +41,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "drop-ins",
         title: "no administrator has changed units by drop-ins",
         severity: Severity::Info,
-        when: &[When::Installed, When::System, When::Service],
+        when: &[When::Installed, When::Units, When::Service],
         preflight: None,
         look: drop_ins,
     },
@@ -59,19 +60,24 @@ fn is_unit(kind: FileKind) -> bool {
 }
 
 fn look_at(site: &Site<'_>, wanted: fn(FileKind) -> bool) -> Look {
-    let mut problems = Vec::new();
-    let files = site.installed()?.files.iter().filter(|file| wanted(file.kind));
-    let mut count = 0;
-    for file in files {
-        count += 1;
-        problems.extend(drift(file)?.map(|what| format!("{} {what}", file.path.display())));
-    }
-    match problems.is_empty() {
-        true => good(format!("{count} files as in the manifest")),
-        false => wrong(
+    let (count, findings) = verify::files(site.host, site.prefix, site.installed()?, wanted)?;
+    let drift = findings.iter().filter(|finding| finding.kind.is_drift());
+    let problems: Vec<String> = drift.map(words).collect();
+    if !problems.is_empty() {
+        return wrong(
             listed(&problems),
-            "flmadm install again writes them; for changes of your own to units, use systemctl edit UNIT",
-        ),
+            format!(
+                "flmadm install again writes them; for changes of your own to units, use {} edit UNIT",
+                site.host.scope().systemctl()
+            ),
+        );
+    }
+    match findings.iter().find(|finding| finding.kind == Kind::Unreadable) {
+        Some(hidden) => {
+            Err(Failure::installation(format!("cannot read {}", hidden.what))
+                .because(hidden.difference.clone()))
+        }
+        None => good(format!("{count} files as in the manifest")),
     }
 }
 
@@ -83,31 +89,20 @@ fn listed(all: &[String]) -> String {
     text
 }
 
-/// How a file differs from what was installed.
-fn drift(file: &FileRecord) -> Outcome<Option<&'static str>> {
-    let found = match file.kind {
-        FileKind::Link => match std::fs::read_link(&file.path) {
-            // Its record has where it leads to in place of a hash.
-            Ok(target) => Some(target.display().to_string()),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => Some(String::new()),
-            Err(error) => return Err(Failure::path("read the link", &file.path, error)),
-        },
-        _ => sha256_of(&file.path)?,
+fn words(finding: &Finding) -> String {
+    let how = match finding.kind {
+        Kind::Missing => " is missing",
+        Kind::Changed => " was changed",
+        _ => return format!("{}: {}", finding.what, finding.difference),
     };
-    Ok(match found {
-        None => Some("is missing"),
-        // Settings are there to be changed.
-        Some(_) if file.kind == FileKind::Config => None,
-        Some(hash) if hash == file.sha256 => None,
-        Some(_) => Some("was changed"),
-    })
+    format!("{}{how}", finding.what)
 }
 
 fn read(site: &Site<'_>) -> Look {
+    let systemd = site.systemd()?;
     let mut stale = Vec::new();
     for unit in site.installed()?.loadable() {
-        if site.facts().unit_sources(unit)?.needs_reload {
+        if systemd.status(unit)?.needs_reload {
             stale.push(unit);
         }
     }
@@ -118,22 +113,16 @@ fn read(site: &Site<'_>) -> Look {
                 "files of {} were changed since systemd read them",
                 stale.join(", ")
             ),
-            "systemctl daemon-reload",
+            format!("{} daemon-reload", site.host.scope().systemctl()),
         ),
     }
 }
 
 fn drop_ins(site: &Site<'_>) -> Look {
-    let manifest = site.installed()?;
+    let (manifest, systemd) = (site.installed()?, site.systemd()?);
     let mut found: BTreeSet<PathBuf> = BTreeSet::new();
     for unit in manifest.loadable() {
-        found.extend(
-            site.facts()
-                .unit_sources(unit)?
-                .drop_ins
-                .into_iter()
-                .map(PathBuf::from),
-        );
+        found.extend(systemd.status(unit)?.drop_ins.into_iter().map(PathBuf::from));
     }
     // systemd does not load templates, so it does not tell.
     for unit in &manifest.units {
@@ -145,7 +134,10 @@ fn drop_ins(site: &Site<'_>) -> Look {
         true => good("there are none but our own"),
         false => wrong(
             listed(&all),
-            "systemctl cat UNIT shows what they change; systemctl revert UNIT removes them",
+            format!(
+                "{0} cat UNIT shows what they change; {0} revert UNIT removes them",
+                site.host.scope().systemctl()
+            ),
         ),
     }
 }
@@ -170,7 +162,6 @@ fn confs(directory: &Path) -> Outcome<Vec<PathBuf>> {
 mod tests {
     use super::super::testing::{Found, Machine, expect, expect_facts};
     use super::*;
-    use crate::doctor::facts::UnitSources;
 
     fn remove(path: PathBuf) {
         std::fs::remove_file(path).expect("removed");
@@ -198,9 +189,19 @@ mod tests {
         expect(id, &Found::Wrong("flame-cluster.yaml is missing"), |machine| {
             remove(machine.prefix.config())
         });
-        expect(id, &Found::Unknown("cannot read"), |machine| {
+        expect(id, &Found::Wrong("flmctl was changed"), |machine| {
             remove(machine.prefix.join("bin/flmctl"));
             std::fs::create_dir(machine.prefix.join("bin/flmctl")).expect("made");
+        });
+        expect(id, &Found::Wrong("flmctl: it is 0777, and was 0755"), |machine| {
+            let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+            std::fs::set_permissions(machine.prefix.join("bin/flmctl"), everybody).expect("set");
+        });
+        // Links in a circle lead nowhere, also for root.
+        expect(id, &Found::Unknown("cannot read"), |machine| {
+            let conf = machine.prefix.join("conf");
+            std::fs::remove_dir_all(&conf).expect("removed");
+            std::os::unix::fs::symlink(&conf, &conf).expect("linked");
         });
         let id = "unit-drift";
         let unit = |machine: &Machine| {
@@ -245,28 +246,22 @@ mod tests {
     #[test]
     fn units_that_systemd_has_not_read_again() {
         expect_facts("units-read", &Found::Good, |_| {});
-        expect_facts("units-read", &Found::Wrong("files of flame.target"), |facts| {
-            let sources = UnitSources {
-                needs_reload: true,
-                ..UnitSources::default()
-            };
-            facts.sources.insert("flame.target".to_owned(), sources);
+        expect("units-read", &Found::Wrong("files of flame.target"), |machine| {
+            let sight = &mut machine.host.sight;
+            sight.change("flame.target", |status| status.needs_reload = true);
         });
-        expect_facts("units-read", &Found::Unknown("D-Bus"), |facts| facts.bus = false);
+        expect("units-read", &Found::Unknown("D-Bus"), |machine| {
+            machine.host.has_bus = false
+        });
     }
 
     #[test]
     fn drop_ins_of_others_are_told() {
         expect_facts("drop-ins", &Found::Good, |_| {});
         expect("drop-ins", &Found::Wrong("service.d/10-all.conf"), |machine| {
-            let sources = UnitSources {
-                drop_ins: vec!["/etc/systemd/system/service.d/10-all.conf".to_owned()],
-                ..UnitSources::default()
-            };
-            machine
-                .facts()
-                .sources
-                .insert("flame-node-agent.service".to_owned(), sources);
+            machine.host.sight.change("flame-node-agent.service", |status| {
+                status.drop_ins = vec!["/etc/systemd/system/service.d/10-all.conf".to_owned()];
+            });
         });
         expect(
             "drop-ins",
@@ -278,6 +273,8 @@ mod tests {
                 std::fs::write(directory.join("mine.txt"), "").expect("written");
             },
         );
-        expect_facts("drop-ins", &Found::Unknown("D-Bus"), |facts| facts.bus = false);
+        expect("drop-ins", &Found::Unknown("D-Bus"), |machine| {
+            machine.host.has_bus = false
+        });
     }
 }

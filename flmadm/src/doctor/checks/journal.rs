@@ -22,7 +22,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "journal-storage",
         title: "logs outlive a boot",
         severity: Severity::Info,
-        when: &[When::System, When::Service],
+        when: &[When::Units, When::Service],
         preflight: None,
         look: storage,
     },

@@ -78,32 +78,48 @@ fn namespaces(site: &Site<'_>) -> Look {
 }
 
 fn open_files(site: &Site<'_>) -> Look {
-    if site.mode == Mode::System {
-        return match number(site, NR_OPEN)? {
-            most if most < UNIT_FILES => wrong(
-                format!("fs.nr_open is {most}, the units ask for {UNIT_FILES}"),
-                format!(
-                    "sysctl -w fs.nr_open=1048576, and the same in /etc/sysctl.d/90-flame.conf; needed are {UNIT_FILES}"
-                ),
+    // The first number is the limit in effect, the second the one up to which a process may raise its own.
+    let (column, remedy) = match site.mode {
+        Mode::System => return nr_open(site),
+        // A user's service manager raises it for units as far as it may itself.
+        Mode::User => (
+            1,
+            format!(
+                "an administrator raises it: nofile in /etc/security/limits.conf, and LimitNOFILE= of user@.service, to \
+                 {SHELL_FILES} or more"
             ),
-            most => good(format!("fs.nr_open is {most}")),
-        };
-    }
-    let text = site.facts().text(Path::new(OWN_LIMITS))?.unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let soft = line.and_then(|line| line.split_whitespace().next());
-    match soft.map(str::parse::<u64>) {
-        Some(Ok(most)) if most < SHELL_FILES => wrong(
-            format!("processes of this shell may open {most} files"),
+        ),
+        Mode::NoSystemd => (
+            0,
             format!("ulimit -n {SHELL_FILES} before the daemons are started"),
         ),
+    };
+    let text = site.facts().text(Path::new(OWN_LIMITS))?.unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let most = line.and_then(|line| line.split_whitespace().nth(column));
+    match most.map(str::parse::<u64>) {
+        Some(Ok(most)) if most < SHELL_FILES => {
+            wrong(format!("processes of this shell may open {most} files"), remedy)
+        }
         Some(_) => good(format!(
             "{} for processes of this shell",
-            soft.unwrap_or_default()
+            most.unwrap_or_default()
         )),
         None => Err(Failure::installation(format!(
             "{OWN_LIMITS} does not say how many files may be open"
         ))),
+    }
+}
+
+fn nr_open(site: &Site<'_>) -> Look {
+    match number(site, NR_OPEN)? {
+        most if most < UNIT_FILES => wrong(
+            format!("fs.nr_open is {most}, the units ask for {UNIT_FILES}"),
+            format!(
+                "sysctl -w fs.nr_open=1048576, and the same in /etc/sysctl.d/90-flame.conf; needed are {UNIT_FILES}"
+            ),
+        ),
+        most => good(format!("fs.nr_open is {most}")),
     }
 }
 
@@ -192,6 +208,13 @@ mod tests {
             machine
                 .facts()
                 .say(OWN_LIMITS, &format!("Max open files   {soft}  x files"));
+            expect_of(&machine, "open-files", &expected);
+        }
+        for (hard, expected) in [("4096", Found::Good), ("1024", Found::Wrong("1024 files"))] {
+            let mut machine = Machine::of_user("--all");
+            machine
+                .facts()
+                .say(OWN_LIMITS, &format!("Max open files   512  {hard}   files"));
             expect_of(&machine, "open-files", &expected);
         }
         let mut machine = Machine::with("--all --no-systemd");

@@ -15,12 +15,14 @@ mod snapshot;
 mod systemd;
 #[cfg(test)]
 pub(super) mod testing;
+mod user;
 
 use super::check::Check;
 
 /// In the order in which they are looked at: what others rest on comes first.
-const ALL: [&[Check]; 11] = [
+const ALL: [&[Check]; 12] = [
     systemd::CHECKS,
+    user::CHECKS,
     machine::CHECKS,
     limits::CHECKS,
     disk::CHECKS,

@@ -187,7 +187,7 @@ fn endpoint(site: &Site<'_>) -> Look {
 /// Whether the session manager of this machine was not started, or stopped by somebody.
 fn is_stopped(site: &Site<'_>) -> Outcome<bool> {
     match site.manager() {
-        Some(unit) if site.is(When::System) => {
+        Some(unit) if site.is(When::Units) => {
             let status = site.systemd()?.status(unit)?;
             Ok(["inactive", "failed"].contains(&status.active_state.as_str()))
         }

@@ -6,10 +6,9 @@ use crate::doctor::check::{Check, Look, Severity, When, good, wrong};
 use crate::doctor::site::Site;
 use crate::failure::{Failure, Outcome};
 use crate::install::all_accounts;
+use crate::transaction::{self, Interrupted, Place};
 use crate::unit_files::{self, Owner};
 
-/// How directories begin in which a change of an installation is written down while it is made.
-const JOURNAL: &str = ".flmadm-";
 /// How files begin that are written before they are given their name.
 const DRAFT: &str = ".flame-";
 /// Where such files may be left, below the prefix.
@@ -70,17 +69,21 @@ fn shown(paths: &[PathBuf]) -> String {
 }
 
 fn interrupted(site: &Site<'_>) -> Look {
-    let prefix = site.prefix.path();
-    let mut found = names(prefix)?;
-    found.extend(prefix.parent().map(names).transpose()?.unwrap_or_default());
-    found.retain(|path| begins(path, JOURNAL) && path.is_dir());
-    match found.is_empty() {
-        true => good("no journal of a change is there"),
-        false => wrong(
-            format!("{} of a change that was not finished", shown(&found)),
-            "flmadm repair finishes it, or takes it back",
-        ),
+    let Some(place) = Place::left(site.prefix) else {
+        return good("no journal of a change is there");
+    };
+    if transaction::is_at_work(site.host, site.prefix) {
+        return good("a change is being made at this moment");
     }
+    let what = match Interrupted::find(site.prefix, false) {
+        Ok(Some(interrupted)) => interrupted.describe(),
+        // Without a journal nothing was begun; one of root's, or of another version, cannot be read.
+        Ok(None) | Err(_) => "a change was not finished".to_owned(),
+    };
+    wrong(
+        format!("{what} ({})", place.path().display()),
+        "flmadm repair finishes it, or takes it back",
+    )
 }
 
 fn leftovers(site: &Site<'_>) -> Look {
@@ -109,8 +112,9 @@ fn leftovers(site: &Site<'_>) -> Look {
         false => wrong(
             problems.join("; "),
             format!(
-                "stop these units, rm {}, systemctl daemon-reload",
-                shown(&drafts).replace(',', "")
+                "stop these units, rm {}, {} daemon-reload",
+                shown(&drafts).replace(',', ""),
+                site.host.scope().systemctl()
             ),
         ),
     }
@@ -154,17 +158,33 @@ fn accounts(site: &Site<'_>) -> Look {
 mod tests {
     use super::super::testing::{Found, Machine, expect, expect_facts, expect_of};
     use crate::host::{Account, Host};
+    use crate::transaction::{Patience, Place, Transaction, lock};
 
     #[test]
     fn a_journal_that_is_left_is_an_interrupted_change() {
         expect_facts("interrupted", &Found::Good, |_| {});
-        for below in ["opt/flame/.flmadm-1", "opt/.flmadm-2"] {
-            expect("interrupted", &Found::Wrong(".flmadm-"), |machine| {
-                std::fs::create_dir(machine.host.path(below)).expect("made");
-            });
-        }
+        let begin = |machine: &Machine, made: &dyn Fn(&std::path::Path) -> bool| {
+            let place = Place::of(&machine.prefix, made);
+            drop(Transaction::begin(&machine.host, place, "upgrade", &machine.prefix).expect("begun"));
+        };
+        let words = Found::Wrong("the upgrade by flmadm");
+        expect("interrupted", &words, |machine| begin(machine, &|_| false));
+        expect("interrupted", &words, |machine| begin(machine, &|_| true));
+        expect(
+            "interrupted",
+            &Found::Wrong("a change was not finished"),
+            |machine| Place::of(&machine.prefix, &|_| false).make().expect("made"),
+        );
+        expect("interrupted", &Found::Good, |machine| {
+            std::fs::create_dir(machine.host.path("opt/.flmadm-of-another")).expect("made");
+        });
         let bare = Machine::bare();
         expect_of(&bare, "interrupted", &Found::Good);
+        begin(&bare, &|_| false);
+        let locks = lock(&bare.host, &bare.prefix, false, Patience::None).expect("free");
+        expect_of(&bare, "interrupted", &Found::Good);
+        drop(locks);
+        expect_of(&bare, "interrupted", &words);
     }
 
     #[test]

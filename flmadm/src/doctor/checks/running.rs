@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "services",
         title: "every service that is enabled is active, and none has failed",
         severity: Severity::Error,
-        when: &[When::Installed, When::System, When::Service],
+        when: &[When::Installed, When::Units, When::Service],
         preflight: None,
         look: services,
     },
@@ -33,7 +33,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "restart-loop",
         title: "no service is restarted again and again",
         severity: Severity::Error,
-        when: &[When::Installed, When::System, When::Service],
+        when: &[When::Installed, When::Units, When::Service],
         preflight: None,
         look: restart_loop,
     },
@@ -85,7 +85,10 @@ fn services(site: &Site<'_>) -> Look {
         true => good(states.join(", ")),
         false => wrong(
             problems.join(", "),
-            "journalctl -u UNIT says why; flmadm install --enable again starts what is stopped",
+            format!(
+                "{} UNIT says why; flmadm install --enable again starts what is stopped",
+                site.host.scope().journalctl()
+            ),
         ),
     }
 }
@@ -126,7 +129,13 @@ fn restart_loop(site: &Site<'_>) -> Look {
             "none has been restarted more than {} times of late",
             RESTARTS - 1
         )),
-        false => wrong(loops.join(", "), "journalctl -u UNIT -p warning says why it ends"),
+        false => wrong(
+            loops.join(", "),
+            format!(
+                "{} UNIT -p warning says why it ends",
+                site.host.scope().journalctl()
+            ),
+        ),
     }
 }
 

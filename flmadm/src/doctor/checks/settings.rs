@@ -82,7 +82,13 @@ fn tls(site: &Site<'_>) -> Look {
         )),
         false => wrong(
             problems.join(", "),
-            "write PEM files that the user of the services may read: chown flame: FILE && chmod 0400 FILE",
+            match &site.installed()?.user {
+                Some(user) => format!(
+                    "write PEM files that the user of the services may read: chown {}: FILE && chmod 0400 FILE",
+                    user.name
+                ),
+                None => "write PEM files that you may read: chmod 0400 FILE".to_owned(),
+            },
         ),
     }
 }

@@ -15,7 +15,7 @@ const OLDEST_POLKIT: (u32, u32) = (0, 106);
 /// Since 121 polkit has no leading zero any more.
 const POLKIT_WITHOUT_ZERO: u32 = 121;
 /// Lists controllers on a machine with cgroups of version 2 alone.
-const CONTROLLERS: &str = "/sys/fs/cgroup/cgroup.controllers";
+pub(super) const CONTROLLERS: &str = "/sys/fs/cgroup/cgroup.controllers";
 /// What limits of executors are made with.
 const NEEDED_CONTROLLERS: [&str; 3] = ["cpu", "memory", "pids"];
 
@@ -32,7 +32,7 @@ pub(super) const CHECKS: &[Check] = &[
         id: "systemd-version",
         title: "systemd understands the units",
         severity: Severity::Error,
-        when: &[When::System, When::Service],
+        when: &[When::Units, When::Service],
         preflight: Some(Kind::Systemd),
         look: version,
     },

@@ -36,15 +36,23 @@ impl Machine {
     pub(crate) fn with(line: &str) -> Self {
         let host = FakeHost::new();
         install_on_fake(&host, line).expect("installed");
-        Self::of(host)
+        Self::on(host)
+    }
+
+    /// As a user makes it for himself.
+    pub(crate) fn of_user(line: &str) -> Self {
+        let host = FakeHost::of_user();
+        install_on_fake(&host, &format!("{line} --user")).expect("installed");
+        Self::on(host)
     }
 
     /// Without an installation.
     pub(crate) fn bare() -> Self {
-        Self::of(FakeHost::new())
+        Self::on(FakeHost::new())
     }
 
-    fn of(host: FakeHost) -> Self {
+    /// The machine `host`.
+    pub(crate) fn on(host: FakeHost) -> Self {
         let prefix = Prefix::new(&host.path("opt/flame")).expect("a prefix");
         Self { host, prefix }
     }
@@ -118,6 +126,7 @@ fn on_shared(look: impl FnOnce(&mut Machine)) {
             (machine, snapshot)
         });
         machine.host.facts = FakeFacts::new();
+        machine.host.sight.forget_changes();
         machine.host.uid = 999;
         machine.host.has_bus = true;
         look(machine);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{Facts, FileSystem, Listener, Running, UnitSources};
+use super::{Facts, FileSystem, Listener, Running};
 use crate::failure::{Failure, Kind, Outcome};
 
 /// A healthy machine; every field is a switch.
@@ -32,7 +32,6 @@ pub(crate) struct FakeFacts {
     pub(crate) polkit_answers: bool,
     pub(crate) may_start: bool,
     pub(crate) synchronized: bool,
-    pub(crate) sources: BTreeMap<String, UnitSources>,
 }
 
 /// What a machine of today says.
@@ -91,7 +90,6 @@ impl FakeFacts {
             polkit_answers: true,
             may_start: true,
             synchronized: true,
-            sources: BTreeMap::new(),
         }
     }
 
@@ -191,8 +189,5 @@ impl Facts for FakeFacts {
     }
     fn clock_is_synchronized(&self) -> Outcome<bool> {
         self.asked(self.synchronized)
-    }
-    fn unit_sources(&self, unit: &str) -> Outcome<UnitSources> {
-        self.asked(self.sources.get(unit).cloned().unwrap_or_default())
     }
 }

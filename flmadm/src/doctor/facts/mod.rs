@@ -48,15 +48,6 @@ pub(crate) struct Listener {
     pub(crate) process: Option<Running>,
 }
 
-/// Where systemd has a unit from.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct UnitSources {
-    /// Whether a file was changed since systemd read it.
-    pub(crate) needs_reload: bool,
-    /// Files that change the settings of the unit's own.
-    pub(crate) drop_ins: Vec<String>,
-}
-
 /// What can be known about the machine.
 pub(crate) trait Facts {
     /// The time.
@@ -87,6 +78,4 @@ pub(crate) trait Facts {
     fn may_start(&self, pid: u32, uid: u32, unit: &str) -> Outcome<bool>;
     /// Whether somebody keeps the clock right.
     fn clock_is_synchronized(&self) -> Outcome<bool>;
-    /// Files that systemd has a unit from.
-    fn unit_sources(&self, unit: &str) -> Outcome<UnitSources>;
 }

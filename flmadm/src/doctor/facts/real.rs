@@ -11,7 +11,7 @@ use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
 
 use super::bus::Bus;
-use super::{Facts, FileSystem, Listener, Running, UnitSources};
+use super::{Facts, FileSystem, Listener, Running};
 use crate::failure::{Failure, Outcome};
 
 /// Longest wait for the addresses of a host: resolvers that do not answer are asked twice, 5 s each.
@@ -163,14 +163,6 @@ impl Facts for RealFacts {
 
     fn clock_is_synchronized(&self) -> Outcome<bool> {
         self.bus()?.ask(|systemd| systemd.clock_is_synchronized())
-    }
-
-    fn unit_sources(&self, unit: &str) -> Outcome<UnitSources> {
-        let status = self.bus()?.ask(|systemd| systemd.status(unit))?;
-        Ok(UnitSources {
-            needs_reload: status.needs_reload,
-            drop_ins: status.drop_ins,
-        })
     }
 }
 
