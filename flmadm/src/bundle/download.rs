@@ -68,18 +68,26 @@ impl Failure {
 }
 
 impl Downloader {
-    /// Takes files of up to `limit` bytes, through the proxy that the environment names.
+    /// Takes files of up to `limit` bytes from `url`, through the proxy that the environment names.
     ///
     /// # Errors
     /// This machine has no certificates to check servers with.
-    pub(crate) fn new(limit: u64) -> Outcome<Self> {
-        Self::with(limit, FIRST_PAUSE, Self::builder(STALL_LIMIT))
+    pub(crate) fn new(limit: u64, url: &Url) -> Outcome<Self> {
+        let builder = Self::builder(STALL_LIMIT);
+        // A minimal system has no certificates, and does not need any for itself.
+        let builder = match url.scheme() {
+            "https" => builder,
+            _ => builder.tls_certs_only([]),
+        };
+        Self::with(limit, FIRST_PAUSE, builder)
     }
 
     /// For tests: without a proxy and without patience.
     #[cfg(test)]
     pub(super) fn hasty(limit: u64) -> Self {
-        let builder = Self::builder(Duration::from_millis(500)).no_proxy();
+        let builder = Self::builder(Duration::from_millis(500))
+            .no_proxy()
+            .tls_certs_only([]);
         Self::with(limit, Duration::ZERO, builder).expect("a client")
     }
 

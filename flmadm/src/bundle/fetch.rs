@@ -10,7 +10,6 @@ use super::keys::with_extension;
 use super::limits;
 use super::open::Located;
 use super::signature::EXTENSION;
-use super::source::Source;
 use crate::failure::{Failure, Outcome};
 
 /// Name of a downloaded bundle whose address has none that can be used.
@@ -31,11 +30,35 @@ pub(crate) struct Fetched {
     /// Where it is.
     pub(crate) located: Located,
     is_download: bool,
-    /// Directory that was made for it.
-    made: Option<PathBuf>,
+    _cache: Cache,
+}
+
+/// A directory that was made for a download, and goes when there is nothing in it.
+#[derive(Debug, Default)]
+struct Cache(Option<PathBuf>);
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        if let Some(directory) = &self.0 {
+            let _there_is_half_a_download_in_it = std::fs::remove_dir(directory);
+        }
+    }
 }
 
 impl Fetched {
+    /// A file of somebody, with its signature if there is one.
+    pub(crate) fn file(path: &Path) -> Self {
+        let signature = with_extension(path, EXTENSION);
+        Self {
+            located: Located {
+                bundle: path.to_path_buf(),
+                signature: signature.exists().then_some(signature),
+            },
+            is_download: false,
+            _cache: Cache::default(),
+        }
+    }
+
     /// Removes what was downloaded; a file of somebody else stays.
     ///
     /// # Errors
@@ -44,50 +67,33 @@ impl Fetched {
         if !self.is_download {
             return Ok(());
         }
-        for path in [Some(self.located.bundle), self.located.signature]
+        for path in [Some(&self.located.bundle), self.located.signature.as_ref()]
             .into_iter()
             .flatten()
         {
-            std::fs::remove_file(&path).map_err(|error| Failure::path("remove", &path, error))?;
-        }
-        if let Some(made) = self.made {
-            let _another_download_may_be_in_it = std::fs::remove_dir(made);
+            std::fs::remove_file(path).map_err(|error| Failure::path("remove", path, error))?;
         }
         Ok(())
     }
 }
 
-/// Makes the bundle of `source` a file of this machine; downloads go to the directory `cache`, which is made.
+/// Downloads the bundle at `url` into the directory `cache`, which is made.
 ///
 /// # Errors
 /// It cannot be found or downloaded. What is there of it stays, and the next attempt goes on from there.
 pub(crate) fn fetch(
-    source: &Source,
+    url: &Url,
     cache: &Path,
     downloader: &Downloader,
     progress: &mut dyn FnMut(Progress),
 ) -> Outcome<Fetched> {
-    let url = match source {
-        Source::File(path) => {
-            let signature = with_extension(path, EXTENSION);
-            let located = Located {
-                bundle: path.clone(),
-                signature: signature.exists().then_some(signature),
-            };
-            return Ok(Fetched {
-                located,
-                is_download: false,
-                made: None,
-            });
-        }
-        Source::Url(url) => url,
-    };
     let is_new = !cache.exists();
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(cache)
         .map_err(|error| Failure::path("make the directory", cache, error))?;
+    let made = Cache(is_new.then(|| cache.to_path_buf()));
     let bundle = cache.join(name(url));
     let signature = with_extension(&bundle, EXTENSION);
     // First the small one: a mistake in the address shows at once.
@@ -101,7 +107,7 @@ pub(crate) fn fetch(
         Found::Complete => Ok(Fetched {
             located: Located { bundle, signature },
             is_download: true,
-            made: is_new.then(|| cache.to_path_buf()),
+            _cache: made,
         }),
         Found::Nothing => Err(Failure::downloading(url).hint("there is nothing at this address")),
     }

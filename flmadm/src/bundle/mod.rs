@@ -70,14 +70,14 @@ pub(crate) fn run(host: &dyn Host, command: &BundleCommand, out: &mut dyn std::i
 /// # Errors
 /// It is not there, or cannot be downloaded.
 pub(crate) fn fetch_shown(host: &dyn Host, text: &str, args: &DownloadArgs) -> Outcome<Fetched> {
-    let source = source::Source::parse(text)?;
-    let downloader = download::Downloader::new(args.limits().bundle)?;
-    let cache = match source {
-        source::Source::File(_) => std::path::PathBuf::new(),
-        source::Source::Url(_) => args.cache(host.is_root())?,
+    let url = match source::Source::parse(text)? {
+        source::Source::File(path) => return Ok(Fetched::file(&path)),
+        source::Source::Url(url) => url,
     };
+    let downloader = download::Downloader::new(args.limits().bundle, &url)?;
+    let cache = args.cache(host.is_root())?;
     let bar = bar()?;
-    let fetched = fetch(&source, &cache, &downloader, &mut |progress: Progress| {
+    let fetched = fetch(&url, &cache, &downloader, &mut |progress: Progress| {
         if let Some(total) = progress.total {
             bar.set_length(total);
         }

@@ -74,11 +74,11 @@ pub(crate) fn run(host: &dyn Host, args: &UpgradeArgs, output: &mut Output<'_>) 
     let (prefix, Some(old)) = args.at.find()? else {
         return Err(install::none_there(&args.at.prefix()?));
     };
-    let version = match &bundle {
-        Some(bundle) => bundle.version().to_string(),
-        None => env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    refuse_older(&version, &old.version, args.source.bundles.allow_downgrade)?;
+    if args.source.bundle.is_none() {
+        // The version of a bundle was looked at when it was checked.
+        let is_allowed = args.source.bundles.allow_downgrade;
+        refuse_older(env!("CARGO_PKG_VERSION"), &old.version, is_allowed)?;
+    }
     let ready = preflight::of_upgrade(host, &prefix, &old, &args.ignore_check)?;
     let wanted = Wanted {
         build: &args.build,
