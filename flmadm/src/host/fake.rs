@@ -63,7 +63,7 @@ pub(crate) struct FakeHost {
     /// What is known about it.
     pub(crate) facts: FakeFacts,
     calls: RefCell<Vec<String>>,
-    active: RefCell<BTreeMap<String, u32>>,
+    pub(super) active: RefCell<BTreeMap<String, u32>>,
 }
 
 impl FakeHost {

@@ -34,7 +34,7 @@ pub(crate) struct FakeSight {
     /// Variables of units.
     pub(crate) variables: Vec<String>,
     changes: BTreeMap<String, Change>,
-    enabled: RefCell<BTreeSet<String>>,
+    pub(super) enabled: RefCell<BTreeSet<String>>,
 }
 
 impl FakeSight {

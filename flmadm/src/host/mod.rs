@@ -4,9 +4,13 @@
 pub(crate) mod fake;
 #[cfg(test)]
 pub(crate) mod fake_sight;
+#[cfg(test)]
+pub(crate) mod fake_state;
 mod probe;
 mod real;
 pub(crate) mod sight;
+#[cfg(test)]
+pub(crate) mod snapshot;
 
 use std::ffi::OsString;
 use std::fmt;

@@ -10,8 +10,6 @@ mod remains;
 mod running;
 mod security;
 mod settings;
-#[cfg(test)]
-mod snapshot;
 mod systemd;
 #[cfg(test)]
 pub(super) mod testing;

@@ -3,10 +3,10 @@
 use std::cell::RefCell;
 
 use crate::doctor::check::{Check, Look};
-use crate::doctor::checks::snapshot::Snapshot;
 use crate::doctor::facts::fake::FakeFacts;
 use crate::doctor::site::Site;
 use crate::host::fake::FakeHost;
+use crate::host::snapshot::Snapshot;
 use crate::host::{Host, Units};
 use crate::install::install_on_fake;
 use crate::manifest::Manifest;

@@ -5,8 +5,11 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+/// Characters of a file that are shown to people.
+const SHOWN: usize = 100;
+
 /// What is at a path.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Entry {
     Directory(u32),
     File(u32, Vec<u8>),
@@ -14,12 +17,37 @@ enum Entry {
 }
 
 /// Everything below a directory.
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     root: PathBuf,
     entries: BTreeMap<PathBuf, Entry>,
 }
 
 impl Snapshot {
+    /// What is here and not, or not so, in `other`; short, for people.
+    pub(crate) fn without(&self, other: &Self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (path, entry) in &self.entries {
+            if other.entries.get(path) != Some(entry) {
+                let what = match entry {
+                    Entry::File(mode, contents) => {
+                        let text = String::from_utf8_lossy(contents);
+                        let begin: String = text.chars().take(SHOWN).collect();
+                        format!("file {mode:o} {begin:?}")
+                    }
+                    other => format!("{other:?}"),
+                };
+                lines.push(format!("{}: {what}", path.display()));
+            }
+        }
+        lines
+    }
+
+    /// Whether something is at `path`.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        self.entries.contains_key(path)
+    }
+
     /// The files below `root` as they are.
     pub(crate) fn of(root: &Path) -> Self {
         let mut entries = BTreeMap::new();
