@@ -1,48 +1,38 @@
 //! What an installation would change: decided before the first change, from what is there.
 
+mod release;
+mod services;
+mod settings;
+
 use std::path::{Path, PathBuf};
 
 use flame_core::{HostNames, InstanceName};
 
-use super::extras::{self, Extras};
+use super::extras::Extras;
 use super::preflight;
-use crate::accounts;
 use crate::cluster_config::{self, Decision};
-use crate::failure::{Failure, Outcome};
-use crate::host::{Account, Host, is_system};
-use crate::manifest::{
-    DirectoryRecord, FORMAT, FileKind, FileRecord, Manifest, UserRecord, sha256, sha256_of,
-};
+use crate::failure::Outcome;
+use crate::host::Host;
+use crate::manifest::{DirectoryRecord, FORMAT, FileKind, FileRecord, Manifest, sha256};
 use crate::node_config::{self, AgentFile};
 use crate::ports;
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
-use crate::programs::{self, Programs};
-use crate::release::{self, GOOD, PROGRAM, Release, ReleaseFile, TEXT};
-use crate::scope::Scope;
-use crate::step::{BACKUP, Step, with_ending};
+use crate::programs::Programs;
+use crate::release::{GOOD, Release, TEXT};
+use crate::step::Step;
 use crate::transaction::{Finish, Place};
-use crate::unit_files::{self, UnitFile};
-use crate::work_directories::{self, DROP_IN};
+use crate::unit_files;
+use crate::work_directories;
 
-/// Where copies of the account tools' files lie; only root may look.
-pub(crate) const ACCOUNTS: &str = ".accounts";
-/// Where a release has its unit files, as they are installed.
-pub(crate) const UNITS: &str = "units";
+pub(crate) use release::{UNITS, forget_release};
+pub(crate) use services::{ACCOUNTS, all_accounts, drop_ins};
+
 /// Releases that are kept: the current one and the two before.
 const KEPT_RELEASES: usize = 3;
 /// What the mark of a release says that has worked.
 pub(crate) const GOOD_TEXT: &str =
     "This release has worked here: its services were ready and a task went through.\n";
-
-/// All accounts: the user of the services, that of applications without a sandbox, and the group of all executors.
-pub(crate) fn all_accounts(names: &HostNames) -> [Account; 3] {
-    [
-        Account::User(names.stem()),
-        Account::User(names.own("flame-exec")),
-        Account::Group(names.own(work_directories::GROUP)),
-    ]
-}
 
 /// What is asked for.
 #[derive(Debug)]
@@ -267,188 +257,6 @@ impl Planner<'_> {
         }
     }
 
-    fn accounts(&mut self, host: &dyn Host, force: bool) -> Outcome<()> {
-        let mut missing = Vec::new();
-        let all = all_accounts(&self.names);
-        let count = all.len();
-        for account in all {
-            match account.look_up(host)? {
-                Some(number) if !is_system(number) && !force => {
-                    return Err(Failure::installation(format!(
-                        "the {account} is there already, and with the number {number} it is a person's account"
-                    ))
-                    .hint("rename that account, or use --force to let the services have it"));
-                }
-                Some(_) => {}
-                None => missing.push(account),
-            }
-        }
-        let known = self.manifest.user.take();
-        // What the account files were like is known only before the first of them was made.
-        let first = missing.len() == count;
-        let record = match first {
-            true => Some(accounts::look(host.account_directory())?),
-            false => None,
-        };
-        self.manifest.user = match (known, &record) {
-            (Some(known), None) => Some(known),
-            (_, record) => Some(UserRecord {
-                name: self.names.stem(),
-                created: record.clone(),
-            }),
-        };
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let store = self.prefix.join(ACCOUNTS);
-        if !self.manifest.made(&store) {
-            self.manifest.directories.push(DirectoryRecord {
-                path: store.clone(),
-                contents: true,
-            });
-        }
-        self.steps.push(Step::Accounts {
-            accounts: missing,
-            sysusers: unit_files::sysusers(self.prefix, &self.names),
-            record: record.unwrap_or_default(),
-            store,
-        });
-        Ok(())
-    }
-
-    /// The directory of the release, unless it is there; a file of it that is not what it was is replaced.
-    fn release(&mut self, request: &Request<'_>, scope: Scope, units: &[UnitFile]) -> Outcome<Release> {
-        let release = contents(request, &self.names, scope, units)?;
-        let directory = self.prefix.release(&release.id);
-        let is_there =
-            release::Record::load(&directory)?.is_some_and(|found| found.content == release.record.content);
-        if is_there {
-            for file in &release.files {
-                let path = directory.join(&file.path);
-                if !file.is_at(&path)? {
-                    self.steps.push(mended(file, path));
-                }
-            }
-        } else {
-            self.steps.push(Step::Release {
-                release: Box::new(release.clone()),
-                path: directory.clone(),
-            });
-        }
-        for below in release.directories() {
-            let path = match below.as_os_str().is_empty() {
-                true => directory.clone(),
-                false => directory.join(below),
-            };
-            if !self.manifest.made(&path) {
-                self.manifest.directories.push(DirectoryRecord {
-                    path,
-                    contents: false,
-                });
-            }
-        }
-        for file in &release.files {
-            let kind = match &file.source {
-                release::Source::Link(_) => FileKind::Link,
-                _ if file.mode == PROGRAM => FileKind::Program,
-                _ => FileKind::Release,
-            };
-            self.record(&directory.join(&file.path), kind, file.sha256.clone());
-        }
-        self.manifest.release.clone_from(&release.id);
-        self.manifest.releases.retain(|id| *id != release.id);
-        self.manifest.releases.push(release.id.clone());
-        Ok(release)
-    }
-
-    /// Links through which the release is found: one that is swapped, and others that stay.
-    fn switch(&mut self, release: &Release) -> Outcome<()> {
-        let current = self.prefix.current();
-        let target = PathBuf::from("releases").join(&release.id);
-        self.record(&current, FileKind::Link, target.display().to_string());
-        self.steps.push(Step::Link {
-            path: current,
-            target,
-        });
-        let mut tops: Vec<&str> = release
-            .files
-            .iter()
-            .filter_map(|file| file.path.split_once('/'))
-            .map(|(top, _)| top)
-            .filter(|top| *top != UNITS)
-            .collect();
-        tops.dedup();
-        for top in tops {
-            let path = self.prefix.join(top);
-            if path.symlink_metadata().is_ok_and(|found| !found.is_symlink()) {
-                return Err(Failure::installation(format!(
-                    "{} is in the way: it is no link",
-                    path.display()
-                ))
-                .hint("move it away: it becomes a link into the current release"));
-            }
-            let target = Path::new("current").join(top);
-            self.record(&path, FileKind::Link, target.display().to_string());
-            self.steps.push(Step::Link { path, target });
-        }
-        Ok(())
-    }
-
-    /// Environments of Python, each whole in a directory of its own.
-    fn python(&mut self, request: &Request<'_>, release: &Release) -> Outcome<()> {
-        for environment in request.extras.environments(self.prefix, release) {
-            let path = environment.directory.clone();
-            let ours = self.manifest.made(&path);
-            if let Some(above) = path.parent() {
-                self.directory(above.to_path_buf(), 0o755, None, false);
-            }
-            let (steps, finish) = extras::make(environment, self.prefix, ours)?;
-            if !ours {
-                self.manifest
-                    .directories
-                    .push(DirectoryRecord { path, contents: true });
-            }
-            self.steps.extend(steps);
-            self.finish.extend(finish);
-        }
-        Ok(())
-    }
-
-    /// Takes configuration and data from a backup.
-    fn restore(&mut self, request: &Request<'_>, owner: Option<&str>) -> Outcome<()> {
-        let Some(from) = request.restore else {
-            return Ok(());
-        };
-        for (part, owner) in [("conf", None), ("data", owner)] {
-            let source = from.join(part);
-            if !source.is_dir() {
-                continue;
-            }
-            self.steps.push(Step::Restore {
-                from: source,
-                to: self.prefix.join(part),
-                owner: owner.map(str::to_owned),
-            });
-        }
-        Ok(())
-    }
-
-    fn config(&mut self, decision: Decision) {
-        let path = self.prefix.config();
-        let text = match decision {
-            Decision::Keep => return,
-            Decision::Create(text) => text,
-            Decision::Replace(text) => {
-                let backup = with_ending(&path, BACKUP);
-                let hash = sha256_of(&path).ok().flatten().unwrap_or_default();
-                self.record(&backup, FileKind::Config, hash);
-                self.steps.push(Step::Backup { path: path.clone() });
-                text
-            }
-        };
-        self.text(path, FileKind::Config, text);
-    }
-
     fn text(&mut self, path: PathBuf, kind: FileKind, text: String) {
         self.record(&path, kind, sha256(text.as_bytes()));
         self.steps.push(Step::Text {
@@ -456,55 +264,6 @@ impl Planner<'_> {
             text,
             mode: TEXT,
         });
-    }
-
-    fn units(&mut self, host: &dyn Host, units: &[UnitFile]) {
-        // A user may have none yet.
-        if !units.is_empty() {
-            self.missing_directories(host.unit_directory());
-        }
-        for unit in units {
-            let path = host.unit_directory().join(&unit.name);
-            self.text(path, FileKind::Unit, unit.text.clone());
-        }
-    }
-
-    /// A file of settings for the agent, in which none is set, unless there is one.
-    fn node_config(&mut self) {
-        let path = self.prefix.join("conf").join(node_config::FILE);
-        if path.symlink_metadata().is_err() {
-            let text = node_config::new_text(&self.names);
-            self.text(path, FileKind::Config, text);
-        }
-    }
-
-    /// Lets executors write to `directories`, and no longer to those that an earlier installation had.
-    fn drop_ins(&mut self, host: &dyn Host, directories: &[PathBuf]) -> Outcome<()> {
-        let text = work_directories::drop_in(self.prefix, directories);
-        for path in drop_ins(host, &self.names) {
-            let Some(directory) = path.parent().map(Path::to_path_buf) else {
-                continue;
-            };
-            if !directories.is_empty() {
-                self.missing_directories(&directory);
-                self.text(path, FileKind::DropIn, text.clone());
-            } else if unit_files::is_of(&path, self.prefix.path())? {
-                self.steps.push(Step::Remove {
-                    path,
-                    directory: Some(directory),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// What lets the agent start executors.
-    fn rule(&mut self, host: &dyn Host) {
-        let rules = host.rules_directory();
-        self.missing_directories(rules);
-        let path = rules.join(unit_files::rule_name(&self.names));
-        let text = unit_files::rule(self.prefix, &self.names);
-        self.text(path, FileKind::Rule, text);
     }
 
     fn record(&mut self, path: &Path, kind: FileKind, sha256: String) {
@@ -547,87 +306,4 @@ impl Planner<'_> {
         });
         Ok(())
     }
-}
-
-/// Takes a release out of `manifest`. Gives what removes it from the disk.
-pub(crate) fn forget_release(prefix: &Prefix, manifest: &mut Manifest, id: &str) -> [Finish; 2] {
-    let directory = prefix.release(id);
-    let is_in = |path: &Path| path.starts_with(&directory);
-    let files = manifest.files.extract_if(.., |file| is_in(&file.path));
-    let paths = files.map(|file| file.path).collect();
-    let directories = manifest.directories.extract_if(.., |record| is_in(&record.path));
-    let mut empty: Vec<PathBuf> = directories.map(|record| record.path).collect();
-    empty.sort();
-    empty.reverse();
-    [Finish::Files { paths }, Finish::Empty { paths: empty }]
-}
-
-/// What a release of these programs and units consists of.
-fn contents(request: &Request<'_>, names: &HostNames, scope: Scope, units: &[UnitFile]) -> Outcome<Release> {
-    let mut files = Vec::new();
-    for program in programs(&request.profiles) {
-        let from = request.programs.path(program);
-        files.push(ReleaseFile::copy(programs::place(program), from, PROGRAM)?);
-    }
-    files.push(ReleaseFile::link(format!("bin/{FLMADM}"), "../sbin/flmadm"));
-    for unit in units {
-        files.push(ReleaseFile::text(
-            format!("{UNITS}/{}", unit.name),
-            unit.text.clone(),
-        ));
-    }
-    if request.profiles.contains(&Profile::Worker) && !units.is_empty() && scope.is_system() {
-        files.push(ReleaseFile::text(
-            format!("{UNITS}/{}", unit_files::rule_name(names)),
-            unit_files::rule(request.prefix, names),
-        ));
-        files.push(ReleaseFile::text(
-            format!("share/{}", unit_files::PROCESS_RUNTIME),
-            unit_files::process_runtime(request.prefix, names),
-        ));
-    }
-    let has_client = request.profiles.contains(&Profile::Client);
-    files.extend(
-        request
-            .extras
-            .files(request.prefix, request.programs, has_client)?,
-    );
-    files.extend(request.programs.wheels()?);
-    let units = units.iter().map(|unit| unit.name.clone()).collect();
-    Release::new(
-        request.prefix,
-        &request.programs.version(),
-        &request.profiles,
-        units,
-        files,
-    )
-}
-
-/// Replaces a file of a release by what it was.
-fn mended(file: &ReleaseFile, path: PathBuf) -> Step {
-    match &file.source {
-        release::Source::File(from) => Step::Copy {
-            from: from.clone(),
-            path,
-            mode: file.mode,
-            sha256: file.sha256.clone(),
-        },
-        release::Source::Text(text) => Step::Text {
-            path,
-            text: text.clone(),
-            mode: file.mode,
-        },
-        release::Source::Link(target) => Step::Link {
-            path,
-            target: PathBuf::from(target),
-        },
-    }
-}
-
-/// The drop-ins that let executors write to work directories.
-pub(crate) fn drop_ins(host: &dyn Host, names: &HostNames) -> [PathBuf; 2] {
-    work_directories::TEMPLATES.map(|unit| {
-        let directory = host.unit_directory().join(format!("{}.d", names.own(unit)));
-        directory.join(DROP_IN)
-    })
 }
