@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import costs, foreign, latency, machine, throughput, units
+from . import costs, foreign, install, latency, machine, throughput, units
 from .cluster import ROOT
 from .command import BenchError
 from .report import headline, markdown, table
@@ -25,10 +25,11 @@ MEASURES = {
     "restart": costs.restart,
     "idle": costs.idle,
     "memory": costs.memory,
+    "install": install.install,
     "units": units.units,
 }
-# Needs root and what the end-to-end tests need, so it has to be asked for.
-ON_REQUEST = ("units",)
+# They need root and what the end-to-end tests need, so they have to be asked for.
+ON_REQUEST = ("install", "units")
 TASKS, QUICK_TASKS = 30_000, 5_000
 # Quick is for a look at one change: the rest needs time to mean anything.
 QUICK_MEASURES = ("throughput", "round-trip", "cold", "payloads", "cpu")

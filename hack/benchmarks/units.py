@@ -1,22 +1,11 @@
 """Executors in units of systemd: how soon they start, and what the agent uses."""
 
 import os
-import shutil
 import statistics
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-from .cluster import ROOT
-from .command import BenchError
+from .node import AGENT, booted
 from .report import Goal, Row
-
-# The test bed, and the node on it as the end-to-end tests use it.
-sys.path[:0] = [str(ROOT / "hack"), str(ROOT / "e2e")]
-
-from machine import AGENT, BIN, PROGRAMS, Machine, strip  # noqa: E402
-from testbed import TestBed  # noqa: E402
 
 SESSIONS, QUICK_SESSIONS = 60, 15
 IN_A_ROW, QUICK_IN_A_ROW = 40, 10
@@ -32,19 +21,10 @@ STANDBY = "[Service]\nEnvironment=FLAME_NODE_STANDBY={}\n"
 
 def units(bench):
     """Starts of executors in units, and the agent's memory and CPU time."""
-    if os.geteuid() != 0:
-        raise BenchError("units: the test bed needs root")
-    folder = Path(tempfile.mkdtemp(prefix="flame-bench-"))
-    try:
-        strip(PROGRAMS, bench.bin_dir, folder)
-        bench.progress("units: boots a machine")
-        with TestBed(["bench"], {BIN: folder}) as bed:
-            machine = Machine(bed, bed.nodes[0])
-            machine.install("--all", "--enable")
-            machine.wait_ready("bench")
-            return [*starts(bench, machine), *usage(bench, machine)]
-    finally:
-        shutil.rmtree(folder)
+    with booted(bench, "units") as machine:
+        machine.install("--all", "--enable")
+        machine.wait_ready("bench")
+        return [*starts(bench, machine), *usage(bench, machine)]
 
 
 def starts(bench, machine):
