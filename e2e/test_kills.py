@@ -8,11 +8,10 @@ import pytest
 from machine import BIN, FLMADM, PREFIX
 from releases import shelve
 
-pytestmark = pytest.mark.nodes
-
 # Every so-manieth checkpoint is tried; with FLAME_KILLS_EVERY=1 (make soak) all are, as in unit tests.
 EVERY = int(os.environ.get("FLAME_KILLS_EVERY", "9"))
 SECONDS = 1_800
+pytestmark = [pytest.mark.nodes, pytest.mark.timeout(SECONDS)]
 SCRIPT = (Path(__file__).parent / "kills.py").read_text()
 INSTALL = ["install", "--all", "--enable", "--skip-build", "--bin-dir", BIN]
 UNINSTALL = ["uninstall", "--no-backup", "--remove-user", "--force"]

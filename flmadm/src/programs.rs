@@ -106,11 +106,12 @@ pub(crate) fn find(
     wanted: Wanted<'_>,
     place: &Place,
     locks: &mut Vec<Lock>,
-    output: &Output<'_>,
+    output: &mut Output<'_>,
 ) -> Outcome<Option<Programs>> {
     let unpacked = match (&wanted.bundle, &wanted.source.unpacked) {
         (Some(bundle), _) => {
             host.checkpoint();
+            output.doing("the bundle is unpacked");
             let unpacked = Unpacked::make(bundle, &place.bundle(), wanted.dry_run)?;
             host.checkpoint();
             if is_other(host, &unpacked)? {

@@ -16,11 +16,13 @@ use super::fetch_shown;
 use super::limits::Limits;
 use super::manifest::{BundleManifest, NAME};
 use super::open::{VerifiedBundle, open};
+use super::verify::origin;
 use crate::failure::{Failure, Kind, Outcome};
 use crate::files;
 use crate::host::Host;
 use crate::interrupts::Watch;
 use crate::manifest::Manifest;
+use crate::output::Output;
 use crate::prefix::Prefix;
 use crate::profile::FLMADM;
 use crate::programs;
@@ -58,6 +60,7 @@ impl SourceArgs {
         host: &dyn Host,
         prefix: &Prefix,
         old: Option<&Manifest>,
+        output: &mut Output<'_>,
     ) -> Outcome<Option<VerifiedBundle>> {
         let (Some(name), None) = (&self.bundle, &self.unpacked) else {
             return Ok(None);
@@ -67,10 +70,17 @@ impl SourceArgs {
             .map(|old| old.version.as_str());
         let policy = self.bundles.policy(prefix.path(), installed)?;
         let fetched = fetch_shown(host, name, &self.bundles.download)?;
+        output.doing("the bundle is checked");
         let bundle = open(&fetched.located, &policy);
         // It is open, so its contents stay as long as they are needed; a refused download is of no use.
         fetched.discard()?;
-        Ok(Some(bundle?))
+        let bundle = bundle?;
+        output.progress(&format!(
+            "bundle of Flame {}, {}",
+            bundle.version(),
+            origin(bundle.trust())
+        ));
+        Ok(Some(bundle))
     }
 }
 

@@ -75,6 +75,22 @@ fn report(name: &str, installed: Option<String>, bundle: &VerifiedBundle) -> Ver
     }
 }
 
+/// Who made a bundle, for people.
+pub(super) fn origin(trust: &Trust) -> String {
+    match trust {
+        Trust::Signed {
+            key_id,
+            from,
+            comment,
+        } => format!(
+            "signed with the key {key_id} ({from}): {}",
+            comment.replace('\t', ", ")
+        ),
+        Trust::UnknownKey { key_id } => format!("signed with the unknown key {key_id}: NOT CHECKED"),
+        Trust::Unsigned => "NOT SIGNED: it is complete, but anybody could have made it".to_owned(),
+    }
+}
+
 /// The result for people.
 pub(super) fn lines(verified: &Verified) -> Vec<String> {
     let mut lines = vec![
@@ -90,20 +106,7 @@ pub(super) fn lines(verified: &Verified) -> Vec<String> {
         ),
         format!("  SHA-256 {}", verified.sha256),
     ];
-    lines.push(match &verified.trust {
-        Trust::Signed {
-            key_id,
-            from,
-            comment,
-        } => {
-            format!(
-                "  signed with the key {key_id} ({from}): {}",
-                comment.replace('\t', ", ")
-            )
-        }
-        Trust::UnknownKey { key_id } => format!("  signed with the unknown key {key_id}: NOT CHECKED"),
-        Trust::Unsigned => "  NOT SIGNED: it is complete, but anybody could have made it".to_owned(),
-    });
+    lines.push(format!("  {}", origin(&verified.trust)));
     if let Some(installed) = &verified.installed {
         lines.push(format!("  can replace {installed}, which is installed"));
     }

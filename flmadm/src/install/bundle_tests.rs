@@ -71,7 +71,11 @@ fn what_is_in_a_bundle_is_installed_and_upgraded_to() {
     let (host, shelf) = (FakeHost::new(), Shelf::new());
     std::fs::create_dir(host.path("opt")).expect("made");
     let line = "install --client --worker --no-systemd --with-examples";
-    command(&host, line, &shelf, &fixture("1.2.3").bytes()).expect("installed");
+    let said = command(&host, line, &shelf, &fixture("1.2.3").bytes()).expect("installed");
+    assert!(
+        said.starts_with("  bundle of Flame 1.2.3, signed with the key "),
+        "{said}"
+    );
     assert_eq!(text(&host, "bin/flmctl"), "bin/flmctl of 1.2.3");
     assert_eq!(text(&host, "sbin/flmadm"), "sbin/flmadm of 1.2.3");
     assert!(

@@ -41,7 +41,7 @@ pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) 
         preflight::doctor(host, args, &prefix, old.as_ref(), &profiles)?
     };
     preflight::machine(host, args, &prefix, old.as_ref())?;
-    let bundle = args.source.open(host, &prefix, old.as_ref())?;
+    let bundle = args.source.open(host, &prefix, old.as_ref(), output)?;
     let mut locks = match args.dry_run {
         true => {
             say_interrupted(&prefix, output)?;

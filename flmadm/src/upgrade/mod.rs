@@ -69,7 +69,7 @@ impl HealthArgs {
 pub(crate) fn run(host: &dyn Host, args: &UpgradeArgs, output: &mut Output<'_>) -> Outcome<()> {
     let (prefix, old) = args.at.find()?;
     let has_units = fit(host, &prefix, old.as_ref())?;
-    let bundle = args.source.open(host, &prefix, old.as_ref())?;
+    let bundle = args.source.open(host, &prefix, old.as_ref(), output)?;
     let mut locks = change::enter(host, &prefix, has_units, output)?;
     let (prefix, Some(old)) = args.at.find()? else {
         return Err(install::none_there(&args.at.prefix()?));
