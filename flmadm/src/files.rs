@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use crate::failure::{Failure, Outcome};
 use crate::host::Ids;
+use crate::manifest::sha256_of;
 
 /// Ending of the name of a file that is being written.
 const DRAFT: &str = ".flmadm-new";
@@ -30,6 +31,17 @@ impl Attributes {
         Self {
             mode,
             ..Self::default()
+        }
+    }
+
+    fn set(self, file: &File) -> io::Result<()> {
+        if let Some(ids) = self.owner {
+            std::os::unix::fs::fchown(file, Some(ids.uid), Some(ids.gid))?;
+        }
+        file.set_permissions(std::fs::Permissions::from_mode(self.mode))?;
+        match self.changed {
+            Some(changed) => file.set_modified(changed),
+            None => Ok(()),
         }
     }
 }
@@ -61,13 +73,7 @@ pub(crate) fn write(
             .mode(0o600)
             .open(&draft)?;
         fill(&mut file)?;
-        if let Some(ids) = attributes.owner {
-            std::os::unix::fs::fchown(&file, Some(ids.uid), Some(ids.gid))?;
-        }
-        file.set_permissions(std::fs::Permissions::from_mode(attributes.mode))?;
-        if let Some(changed) = attributes.changed {
-            file.set_modified(changed)?;
-        }
+        attributes.set(&file)?;
         make_durable(&file)?;
         std::fs::rename(&draft, path)?;
         sync_parent(path)
@@ -95,6 +101,53 @@ pub(crate) fn write_text(path: &Path, text: &str, mode: u32) -> Outcome<()> {
 pub(crate) fn copy(from: &Path, to: &Path, attributes: Attributes) -> Outcome<()> {
     let mut source = File::open(from).map_err(|error| Failure::path("read", from, error))?;
     write(to, attributes, |file| io::copy(&mut source, file).map(drop))
+}
+
+/// Makes `path` what its copy `saved` is, with `attributes`. On a disk that is full there may be no room for another
+/// copy, so `saved` itself gets this name, too, if it lies on the same file system.
+///
+/// # Errors
+/// As [`copy`].
+pub(crate) fn put_back(saved: &Path, path: &Path, attributes: Attributes) -> Outcome<()> {
+    if is_same(saved, path, attributes)? {
+        return Ok(());
+    }
+    let draft = draft(path);
+    remove(&draft)?;
+    if std::fs::hard_link(saved, &draft).is_err() {
+        return copy(saved, path, attributes);
+    }
+    let put = (|| {
+        let file = File::open(&draft)?;
+        attributes.set(&file)?;
+        make_durable(&file)?;
+        std::fs::rename(&draft, path)?;
+        sync_parent(path)
+    })();
+    put.map_err(|error| {
+        let _gone = std::fs::remove_file(&draft);
+        Failure::path("put back", path, error)
+    })
+}
+
+/// Whether `path` is a file with the contents of `saved` and with `attributes` already: because it was never changed,
+/// which must not be tried on a file system that is read-only, or because it is `saved` itself.
+fn is_same(saved: &Path, path: &Path, attributes: Attributes) -> Outcome<bool> {
+    let failed = |error| Failure::path("read", saved, error);
+    let metadata = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_file() => metadata,
+        _ => return Ok(false),
+    };
+    let copy = saved.metadata().map_err(failed)?;
+    if (metadata.dev(), metadata.ino()) == (copy.dev(), copy.ino()) {
+        return Ok(true);
+    }
+    let has_attributes = metadata.mode() & 0o7777 == attributes.mode
+        && attributes.owner.is_none_or(|ids| ids == owner(&metadata))
+        && attributes
+            .changed
+            .is_none_or(|changed| metadata.modified().is_ok_and(|time| time == changed));
+    Ok(has_attributes && metadata.len() == copy.len() && sha256_of(path)? == sha256_of(saved)?)
 }
 
 /// Makes `path` a symbolic link, whatever file or link is there: there is no moment without one.
@@ -142,6 +195,12 @@ pub(crate) fn remove_empty(path: &Path) -> Outcome<bool> {
 
 fn gone(path: &Path, result: io::Result<()>) -> Outcome<()> {
     match result {
+        // Of a file system that is read-only the kernel says so first, also of what is not there.
+        Err(error)
+            if error.kind() == io::ErrorKind::ReadOnlyFilesystem && path.symlink_metadata().is_err() =>
+        {
+            Ok(())
+        }
         Err(error)
             if matches!(
                 error.kind(),
@@ -247,6 +306,32 @@ mod tests {
             Path::new("copy")
         );
         assert_eq!(home.path().read_dir().expect("read").count(), 3);
+    }
+
+    #[test]
+    fn what_is_put_back_needs_no_room_and_is_not_touched_twice() {
+        let home = tempfile::tempdir().expect("temporary directory");
+        let (saved, path) = (home.path().join("saved"), home.path().join("file"));
+        let attributes = Attributes {
+            changed: Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000)),
+            ..Attributes::mode(0o640)
+        };
+        write_text(&path, "new", 0o644).expect("written");
+        write_text(&saved, "old", 0o600).expect("written");
+        for _ in 0..2 {
+            put_back(&saved, &path, attributes).expect("put back");
+            let found = path.metadata().expect("there");
+            assert_eq!(found.ino(), saved.metadata().expect("there").ino());
+            assert_eq!(
+                (found.mode() & 0o777, found.modified().ok()),
+                (0o640, attributes.changed)
+            );
+            assert_eq!(home.path().read_dir().expect("read").count(), 2);
+        }
+        let inode = path.metadata().expect("there").ino();
+        copy(&path, &saved, Attributes::mode(0o600)).expect("copied");
+        put_back(&saved, &path, attributes).expect("the same already");
+        assert_eq!(path.metadata().expect("there").ino(), inode);
     }
 
     #[test]

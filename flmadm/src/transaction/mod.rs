@@ -111,8 +111,12 @@ impl<'a> Transaction<'a> {
                 })
             }
             Err(failure) => {
-                let removed = place.remove();
-                Err(with_problem(failure, "could not remove the journal", removed))
+                let failure = failure.also("nothing was changed");
+                Err(with_problem(
+                    failure,
+                    "could not remove the journal",
+                    place.remove(),
+                ))
             }
         }
     }

@@ -189,6 +189,7 @@ impl Was {
                 if path.read_link().is_ok_and(|found| found == *target) {
                     return Ok(());
                 }
+                make_parent(path)?;
                 files::link(path, target)
             }
             Self::File {
@@ -202,13 +203,20 @@ impl Was {
                     owner: Some(*owner),
                     changed: Some(SystemTime::UNIX_EPOCH + *changed),
                 };
-                if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
-                    std::fs::create_dir_all(directory)
-                        .map_err(|error| Failure::path("make", directory, error))?;
-                }
-                files::copy(saved, path, attributes)
+                make_parent(path)?;
+                files::put_back(saved, path, attributes)
             }
         }
+    }
+}
+
+/// Makes the directory of `path` if it went with its last file.
+fn make_parent(path: &Path) -> Outcome<()> {
+    match path.parent().filter(|directory| !directory.exists()) {
+        Some(directory) => {
+            std::fs::create_dir_all(directory).map_err(|error| Failure::path("make", directory, error))
+        }
+        None => Ok(()),
     }
 }
 
@@ -233,12 +241,7 @@ impl Undo {
                     )));
                 }
             }
-            Self::Directory { path, mode, owner } => {
-                host.set_owner(path, *owner)?;
-                let mode = std::os::unix::fs::PermissionsExt::from_mode(*mode);
-                std::fs::set_permissions(path, mode)
-                    .map_err(|error| Failure::path("set the mode of", path, error))?;
-            }
+            Self::Directory { path, mode, owner } => restore_directory(host, path, *mode, *owner)?,
             Self::RemoveTrees { paths } => paths.iter().try_for_each(|path| files::remove_tree(path))?,
             Self::RemoveAccounts {
                 accounts,
@@ -279,6 +282,19 @@ pub(crate) fn stop(host: &dyn Host, unit: &str, executors: &[String]) -> Outcome
         }
     }
     Ok(())
+}
+
+/// Gives a directory its mode and owner back, unless it has them: it may be read-only.
+fn restore_directory(host: &dyn Host, path: &Path, mode: u32, owner: Ids) -> Outcome<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if host.sight().owner(path)? != owner {
+        host.set_owner(path, owner)?;
+    }
+    let failed = |error| Failure::path("set the mode of", path, error);
+    match path.metadata().map_err(failed)?.mode() & 0o7777 == mode {
+        true => Ok(()),
+        false => std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).map_err(failed),
+    }
 }
 
 fn remove_accounts(
