@@ -57,6 +57,7 @@ pub(crate) fn make(parts: &[PathBuf], to: &Path) -> Outcome<()> {
     for part in parts {
         copy(part, &to.join(part.file_name().unwrap_or_default()), None)?;
     }
+    crate::sums::write(to)?;
     crate::files::sync_tree(to)
 }
 

@@ -144,22 +144,36 @@ impl Manifest {
         Ok(Some(manifest))
     }
 
+    /// The manifest of the installation that the backup in `directory` is of, if it is there.
+    ///
+    /// # Errors
+    /// It cannot be read, or is none.
+    pub(crate) fn of_backup(directory: &Path) -> Outcome<Option<Self>> {
+        let path = directory.join("manifest.toml");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::path("read", &path, error)),
+        };
+        toml::from_str(&text).map(Some).map_err(|error| {
+            Failure::installation(format!("{} is broken", path.display()))
+                .because(error)
+                .hint("remove it from the backup, and choose the profiles yourself, e.g. --all")
+        })
+    }
+
     /// The profiles of the installation that the backup in `directory` is of.
     ///
     /// # Errors
     /// The backup does not say.
     pub(crate) fn profiles_of_backup(directory: &Path) -> Outcome<Vec<Profile>> {
-        let path = directory.join("manifest.toml");
-        let text = std::fs::read_to_string(&path).map_err(|error| {
-            Failure::path("read", &path, error)
-                .hint("name the directory that an uninstall has left, or choose profiles")
-        })?;
-        let manifest: Self = toml::from_str(&text).map_err(|error| {
-            Failure::installation(format!("{} is broken", path.display()))
-                .because(error)
-                .hint("choose the profiles yourself, e.g. --all")
-        })?;
-        Ok(manifest.profiles)
+        match Self::of_backup(directory)? {
+            Some(manifest) => Ok(manifest.profiles),
+            None => Err(
+                Failure::installation(format!("{} has no manifest.toml", directory.display()))
+                    .hint("name the directory that an uninstall has left, or choose profiles"),
+            ),
+        }
     }
 
     /// The text of the file.

@@ -36,8 +36,11 @@ pub(crate) fn further_file(agent: &str) -> String {
 /// # Errors
 /// The directory of settings cannot be read.
 pub(crate) fn further_agents(prefix: &Prefix) -> Outcome<Vec<String>> {
-    let conf = prefix.join("conf");
-    let failed = |error| Failure::path("read", &conf, error);
+    further_in(&prefix.join("conf"))
+}
+
+fn further_in(conf: &Path) -> Outcome<Vec<String>> {
+    let failed = |error| Failure::path("read", conf, error);
     let entries = match conf.read_dir() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.map_err(failed)?,
@@ -66,8 +69,16 @@ pub(crate) fn new_text(names: &HostNames) -> String {
 /// # Errors
 /// A file cannot be read, or settings cannot be used: all of them are listed.
 pub(crate) fn read(prefix: &Prefix) -> Outcome<Vec<AgentFile>> {
+    read_in(&prefix.join("conf"))
+}
+
+/// As [`read`], of the files in the directory `conf`.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_in(conf: &Path) -> Outcome<Vec<AgentFile>> {
     let (mut files, mut problems) = (Vec::new(), Vec::new());
-    for path in paths(prefix)? {
+    for path in paths(conf)? {
         let text = std::fs::read_to_string(&path).map_err(|error| Failure::path("read", &path, error))?;
         match parse(path, &text) {
             Ok(file) => files.push(file),
@@ -92,9 +103,8 @@ fn parse(path: PathBuf, text: &str) -> Result<AgentFile, Vec<String>> {
     }
 }
 
-fn paths(prefix: &Prefix) -> Outcome<Vec<PathBuf>> {
-    let conf = prefix.join("conf");
-    let further = further_agents(prefix)?;
+fn paths(conf: &Path) -> Outcome<Vec<PathBuf>> {
+    let further = further_in(conf)?;
     let first = Some(conf.join(FILE)).filter(|path| path.symlink_metadata().is_ok());
     let further = further.iter().map(|agent| conf.join(further_file(agent)));
     Ok(first.into_iter().chain(further).collect())

@@ -18,6 +18,7 @@ use crate::output::Output;
 use crate::prefix::Prefix;
 use crate::profile::{self, Profile};
 use crate::programs::{self, Wanted};
+use crate::restore;
 use crate::step::Status;
 use crate::transaction::{Interrupted, Place};
 use crate::work_directories;
@@ -34,6 +35,9 @@ pub(crate) use report::{Report, say};
 /// [`Failure`]; what this run changed is undone.
 pub(crate) fn run(host: &dyn Host, args: &InstallArgs, output: &mut Output<'_>) -> Outcome<()> {
     let (prefix, old) = args.at.find()?;
+    if let Some(from) = &args.restore {
+        restore::check(from, &prefix, args.endpoint.as_deref())?;
+    }
     let selected = selected(args)?;
     preflight::user(host, args)?;
     let ready = {

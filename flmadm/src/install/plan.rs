@@ -20,6 +20,7 @@ use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
 use crate::programs::Programs;
 use crate::release::{GOOD, Release, TEXT};
+use crate::restore;
 use crate::step::Step;
 use crate::transaction::{Finish, Place};
 use crate::unit_files;
@@ -119,7 +120,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
     preflight::writable(prefix)?;
     let works = profiles.contains(&Profile::Worker);
     let agents = match works {
-        true => node_config::read(prefix)?,
+        true => node_config::read_in(&conf(request))?,
         false => Vec::new(),
     };
     // Only services of the machine have accounts, and executors in units, of their own.
@@ -158,8 +159,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
     let release = planner.release(request, scope, &units)?;
     planner.restore(request, owner.as_deref())?;
     let mut chosen = None;
-    let has_config = |from: &Path| from.join("conf/flame-cluster.yaml").exists();
-    if !request.restore.is_some_and(has_config) {
+    if request.restore.and_then(restore::config).is_none() {
         let otherwise = new_endpoint(host, prefix, request.force, &planner.manifest)?;
         let decision = cluster_config::decide(prefix, request.endpoint, &otherwise, request.force)?;
         let is_chosen = decision != Decision::Keep && request.endpoint.is_none();
@@ -192,6 +192,13 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
         agents,
         work_directories,
     })
+}
+
+/// Where the configuration is now that the installation will have.
+fn conf(request: &Request<'_>) -> PathBuf {
+    let of_backup = request.restore.map(|from| from.join("conf"));
+    let restored = of_backup.filter(|conf| conf.is_dir());
+    restored.unwrap_or_else(|| request.prefix.join("conf"))
 }
 
 /// Where the session manager is reached if nobody says it: one of several on a host has ports of its own, and that of a

@@ -14,6 +14,7 @@ use crate::host::Host;
 use crate::manifest::Manifest;
 use crate::prefix::Prefix;
 use crate::profile::Profile;
+use crate::restore;
 use crate::rights;
 use crate::scope::Scope;
 use crate::unit_files::{self, Owner, UnitFile};
@@ -37,9 +38,12 @@ pub(super) fn doctor(
         ..Manifest::default()
     };
     let otherwise = new_endpoint(host, prefix, args.force, &new)?;
-    let config = match cluster_config::decide(prefix, args.endpoint.as_deref(), &otherwise, args.force)? {
-        Decision::Keep => ClusterConfig::load(&prefix.config()),
-        Decision::Create(text) | Decision::Replace(text) => ClusterConfig::parse(&text),
+    let config = match args.restore.as_deref().and_then(restore::config) {
+        Some(path) => ClusterConfig::load(&path),
+        None => match cluster_config::decide(prefix, args.endpoint.as_deref(), &otherwise, args.force)? {
+            Decision::Keep => ClusterConfig::load(&prefix.config()),
+            Decision::Create(text) | Decision::Replace(text) => ClusterConfig::parse(&text),
+        },
     };
     let config =
         config.map_err(|error| Failure::installation("the configuration is broken").because(error))?;
