@@ -201,6 +201,9 @@ pub(crate) fn mark(prefix: &Prefix) -> String {
     format!("[X-Flame]\nPrefix={}\n", prefix.text())
 }
 
+/// Where the unit file of a masked unit leads to.
+const MASK: &str = "/dev/null";
+
 /// Installation that an existing unit file belongs to.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Owner {
@@ -208,6 +211,8 @@ pub(crate) enum Owner {
     Nobody,
     /// An installation of flmadm with this prefix.
     Prefix(PathBuf),
+    /// Nobody: an administrator does not want a unit of this name to be loaded.
+    Mask,
     /// Somebody else.
     Unknown,
 }
@@ -217,6 +222,9 @@ pub(crate) enum Owner {
 /// # Errors
 /// The file cannot be read.
 pub(crate) fn owner(path: &Path) -> Outcome<Owner> {
+    if path.read_link().is_ok_and(|target| target == Path::new(MASK)) {
+        return Ok(Owner::Mask);
+    }
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(marked_prefix(&text).map_or(Owner::Unknown, |prefix| Owner::Prefix(prefix.into()))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Owner::Nobody),

@@ -1,6 +1,6 @@
 //! What is checked before an installation is planned; nothing has been changed then.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flame_core::HostNames;
 use flame_core::config::ClusterConfig;
@@ -135,6 +135,8 @@ pub(super) fn units(
         let whose = match unit_files::owner(&path)? {
             Owner::Nobody => continue,
             Owner::Prefix(other) if other == request.prefix.path() => continue,
+            Owner::Mask if request.force => continue,
+            Owner::Mask => return Err(masked(&path)),
             Owner::Prefix(other) => format!("the installation in {}", other.display()),
             Owner::Unknown => "somebody else".to_owned(),
         };
@@ -146,6 +148,13 @@ pub(super) fn units(
         }
     }
     Ok(())
+}
+
+fn masked(path: &Path) -> Failure {
+    let unit = path.file_name().unwrap_or_default().display();
+    Failure::installation(format!("{unit} is masked: {} leads to /dev/null", path.display())).hint(format!(
+        "systemctl unmask {unit} lets it start again; --force of flmadm install does so, too"
+    ))
 }
 
 /// Whether the prefix can be made, or changed.

@@ -251,6 +251,23 @@ fn units_of_another_installation_are_not_overwritten() {
 }
 
 #[test]
+fn a_masked_unit_stays_masked_unless_it_is_said_otherwise() {
+    let host = FakeHost::new();
+    let unit = host.path("etc/systemd/system/flame-node-agent.service");
+    std::os::unix::fs::symlink("/dev/null", &unit).expect("masked");
+    let before = host.listing();
+    let failure = install_services(&host, "--all").expect_err("masked");
+    let report = failure.report();
+    assert!(
+        report.contains("is masked") && report.contains("systemctl unmask"),
+        "{report}"
+    );
+    assert_eq!(host.listing(), before);
+    install_services(&host, "--all --force").expect("installed");
+    assert!(!unit.is_symlink());
+}
+
+#[test]
 fn a_worker_may_run_executors() {
     let host = FakeHost::new();
     install_services(&host, "--control-plane").expect("installed");

@@ -14,7 +14,7 @@ use crate::profile::MORE_AGENTS;
 use crate::release::TEXT;
 use crate::step::Step;
 use crate::transaction::{Finish, ServiceBefore};
-use crate::unit_files;
+use crate::unit_files::{self, Owner};
 
 /// Where what is removed waits until there is no way back.
 const TRASH: &str = ".flmadm-trash";
@@ -99,14 +99,16 @@ pub(super) fn make(
     })
 }
 
-/// The units whose files are this installation's: another one may have taken a name over.
+/// The units that are this installation's, also without their files or masked: another one may have taken a name over.
 fn ours<'a>(host: &dyn Host, manifest: &'a Manifest, notes: &mut Vec<String>) -> Outcome<Vec<&'a str>> {
     let mut units = Vec::new();
     for unit in manifest.units.iter().map(String::as_str) {
         let path = host.unit_directory().join(unit);
+        let of_package = |directory: &PathBuf| directory.join(unit).exists();
         match unit_files::owner(&path)? {
-            unit_files::Owner::Prefix(of) if of == manifest.prefix => units.push(unit),
-            unit_files::Owner::Nobody => {}
+            Owner::Prefix(of) if of == manifest.prefix => units.push(unit),
+            Owner::Nobody if host.package_unit_directories().iter().any(of_package) => {}
+            Owner::Nobody | Owner::Mask => units.push(unit),
             _ => notes.push(format!(
                 "{} belongs to another installation now and stays",
                 path.display()
@@ -168,6 +170,12 @@ fn unit_removals(host: &dyn Host, manifest: &Manifest, ours: &[&str]) -> Outcome
     for unit in ours {
         steps.push(remove(host.unit_directory().join(unit), None));
     }
+    // systemd does not find those of a unit that is masked, or whose file is gone.
+    for link in links(host, ours) {
+        let directory = link.parent().filter(|parent| *parent != host.unit_directory());
+        let directory = directory.map(Path::to_path_buf);
+        steps.push(remove(link, directory));
+    }
     for path in drop_ins(host, &manifest.names()) {
         if unit_files::is_of(&path, &manifest.prefix)? {
             let directory = path.parent().map(Path::to_path_buf);
@@ -182,6 +190,22 @@ fn unit_removals(host: &dyn Host, manifest: &Manifest, ours: &[&str]) -> Outcome
     }
     steps.push(Step::Reload);
     Ok(steps)
+}
+
+/// Links through which `units` start at boot, and their other names.
+fn links(host: &dyn Host, units: &[&str]) -> Vec<PathBuf> {
+    let is_one = |name: Option<&std::ffi::OsStr>| units.iter().any(|unit| name == Some(unit.as_ref()));
+    let found = walkdir::WalkDir::new(host.unit_directory())
+        .min_depth(1)
+        .max_depth(2)
+        .sort_by_file_name();
+    found
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.path_is_symlink())
+        .map(walkdir::DirEntry::into_path)
+        .filter(|link| is_one(link.file_name()) || link.read_link().is_ok_and(|to| is_one(to.file_name())))
+        .collect()
 }
 
 /// Instances of `template` that start at boot: disabling the template would remove their links, but could not be undone.

@@ -94,6 +94,39 @@ fn what_is_gone_already_need_not_be_removed() {
 }
 
 #[test]
+fn units_that_are_masked_or_gone_are_stopped_and_leave_no_links() {
+    let before = FakeHost::new().listing().len();
+    for is_masked in [true, false] {
+        let host = FakeHost::new();
+        crate::install::install_on_fake(&host, "--all --enable").expect("installed");
+        let units = host.path("etc/systemd/system");
+        let agent = units.join("flame-node-agent.service");
+        std::fs::remove_file(&agent).expect("removed");
+        if is_masked {
+            std::os::unix::fs::symlink("/dev/null", &agent).expect("masked");
+        }
+        let wants = units.join("flame.target.wants");
+        std::fs::create_dir(&wants).expect("made");
+        for link in [
+            wants.join("flame-node-agent.service"),
+            units.join("flame-executor-manager.service"),
+        ] {
+            std::os::unix::fs::symlink(&agent, link).expect("linked");
+        }
+        host.calls();
+        uninstall(&host, "--no-backup --remove-user").expect("removed");
+        assert!(
+            host.calls().contains(&"stop flame-node-agent.service".to_owned()),
+            "it may run nevertheless"
+        );
+        assert!(!wants.exists());
+        let left: Vec<_> = host.listing().into_keys().collect();
+        // The account tools have kept a copy, and polkit's directory is gone again.
+        assert_eq!(left.len(), before, "{left:?}");
+    }
+}
+
+#[test]
 fn a_running_cluster_is_not_pulled_away() {
     let mut host = installed();
     host.processes = vec![Process {
