@@ -1,7 +1,9 @@
 """Runs inside a node: kills flmadm at checkpoints of a command, repairs, and compares with before and after.
 
 The argument is JSON: `program` and `repairer` (paths of flmadm), `prefix`, `command` (its words), `reset`
-(commands that lead to the start), `last` (commands at the end), `every` (1: each checkpoint, 3: each third).
+(commands that lead to the start), `last` (commands at the end), `every` (1: each checkpoint, 3: each third);
+of the installation `which` (words that name it), `caller` (words in front of a command of whoever it belongs
+to), `systemctl`, `services`, `tops` (where its files are), and `living` (where some live while services run).
 A checkpoint is before and after each effect; the program counts them (debug builds only). Prints JSON.
 """
 
@@ -16,10 +18,7 @@ import sys
 # What services write while they run, and what systemd and the account tools keep for themselves.
 LEFT_OUT = ("/data", "/work", "/logs")
 ACCOUNT_TRACES = {"/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/.pwd.lock"}
-TOPS = ("/usr/local", "/etc")
-# While services run, these live: an executor that stands by comes and goes.
-LIVING = ("/run/flame", "/run/flame-executor", "/run/systemd/system.control")
-SERVICES = ("flame.target", "flame-session-manager.service", "flame-node-agent.service")
+COUNTED = "/tmp/flmadm-test-count"
 SECONDS = 120
 
 
@@ -53,23 +52,23 @@ def tree(prefix, known, tops):
     return found
 
 
-def services():
+def services(plan):
     """What runs and what starts at boot."""
-    words = ["systemctl", "show", "--property=ActiveState,UnitFileState", *SERVICES]
+    words = [*plan["systemctl"], "show", "--property=ActiveState,UnitFileState", *plan["services"]]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
-def picture(prefix, known):
-    """The state that a command starts from, or leaves."""
-    running = services()
-    tops = TOPS if "ActiveState=active" in running else TOPS + LIVING
-    return {**tree(prefix, known, tops), "services": running}
+def picture(plan, known):
+    """The state that a command starts from, or leaves. An executor that stands by comes and goes."""
+    running = services(plan)
+    tops = plan["tops"] if "ActiveState=active" in running else plan["tops"] + plan["living"]
+    return {**tree(plan["prefix"], known, tops), "services": running}
 
 
-def flmadm(program, words, env=None):
+def flmadm(plan, program, words, env=None):
     """Runs it; gives the code and what was said."""
     done = subprocess.run(
-        [program, *words],
+        [*plan["caller"], program, *words, *plan["which"]],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -79,9 +78,9 @@ def flmadm(program, words, env=None):
     return done.returncode, done.stdout + done.stderr
 
 
-def must(program, words, env=None):
+def must(plan, program, words, env=None):
     """As flmadm, which has to succeed."""
-    code, said = flmadm(program, words, env)
+    code, said = flmadm(plan, program, words, env)
     if code:
         raise SystemExit(f"{words}: {code}: {said}")
     return said
@@ -100,22 +99,20 @@ def main():
     """The loop over all checkpoints."""
     plan = json.loads(sys.argv[1])
     program, repairer = plan["program"], plan["repairer"]
-    prefix, every = plan["prefix"], plan["every"]
-    known = {}
+    every, known = plan["every"], {}
 
     def reset():
         for words in plan["reset"]:
-            must(repairer, words)
+            must(plan, repairer, words)
 
     reset()
-    start = picture(prefix, known)
-    counted = "/run/flmadm-test-count"
+    start = picture(plan, known)
     with contextlib.suppress(FileNotFoundError):
-        os.remove(counted)
-    must(program, plan["command"], {"FLMADM_TEST_COUNT_IN": counted})
-    total = os.path.getsize(counted)
-    os.remove(counted)
-    end = picture(prefix, known)
+        os.remove(COUNTED)
+    must(plan, program, plan["command"], {"FLMADM_TEST_COUNT_IN": COUNTED})
+    total = os.path.getsize(COUNTED)
+    os.remove(COUNTED)
+    end = picture(plan, known)
     report = {"checkpoints": total, "undone": 0, "finished": 0, "wrong": [], "tried": 0}
     dirty = True
     for number in range(1, total + 1):
@@ -123,19 +120,19 @@ def main():
             continue
         if dirty:
             reset()
-        before = picture(prefix, known)
+        before = picture(plan, known)
         if difference(start, before):
             report["wrong"].append([number, "not the same start", difference(start, before)[:5]])
             break
-        code, said = flmadm(program, plan["command"], {"FLMADM_TEST_KILL_AT": str(number)})
+        code, said = flmadm(plan, program, plan["command"], {"FLMADM_TEST_KILL_AT": str(number)})
         if code != -9:
             report["wrong"].append([number, f"was not killed: {code}", said[-500:]])
             break
-        code, said = flmadm(repairer, ["repair", "--prefix", prefix])
+        code, said = flmadm(plan, repairer, ["repair"])
         if code:
             report["wrong"].append([number, f"repair: {code}", said[-500:]])
             break
-        after = picture(prefix, known)
+        after = picture(plan, known)
         report["tried"] += 1
         if not difference(start, after):
             report["undone"] += 1
@@ -149,7 +146,7 @@ def main():
             )
             dirty = True
     for words in plan["last"]:
-        must(repairer, words)
+        must(plan, repairer, words)
     print(json.dumps(report))
 
 

@@ -1,4 +1,4 @@
-"""What an installation leaves when it is removed is nothing, whatever it was, also if the removal was killed."""
+"""What any kind of installation leaves when it is removed is nothing, also if the removal was killed."""
 
 import json
 
@@ -13,8 +13,8 @@ INSTALL = ("install", "--skip-build", "--bin-dir", BIN)
 UNINSTALL = ("uninstall", "--no-backup", "--force")
 SERVICES = ("--all", "--enable")
 FAR = "http://manager.example.com:8080"
-# Of each kind: words of install, words that say which is meant, and at which effect the removal is killed: some
-# are undone then, some finished.
+# Of each kind: words of install, words that say which is meant, and the effect at which the removal is
+# killed: some are undone then, some finished.
 KINDS = {
     "all": (SERVICES, (), 20),
     "all-that-never-ran": (("--all",), (), 52),
