@@ -193,6 +193,7 @@ fn dry_run(
 ) -> Outcome<()> {
     let left = work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
     notes.extend(left);
+    notes.extend(of_user(host, &plan.manifest));
     let all = plan.steps.iter();
     let planned: Vec<PlannedStep> = all
         .filter(|step| !step.is_secondary())
@@ -213,12 +214,7 @@ fn dry_run(
         steps: planned,
         starts,
         agents: plan.agents.iter().map(AgentFile::json).collect(),
-        notes: {
-            let mut notes =
-                work_directories::left_to_do(host, &plan.manifest.names(), &plan.work_directories)?;
-            notes.extend(of_user(host, &plan.manifest));
-            notes
-        },
+        notes,
     };
     output.json(&result);
     for step in &result.steps {
