@@ -240,4 +240,6 @@ fn print(out: &mut dyn Write, text: &[u8]) -> Outcome<()> {
 }
 
 #[cfg(test)]
+mod said_tests;
+#[cfg(test)]
 mod tests;

@@ -129,6 +129,11 @@ fn a_failure_half_way_is_undone() {
 
 /// As [`install`] with systemd, past the check that the prefix is not in a temporary directory.
 pub(crate) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
+    install_services_said(host, line).map(drop)
+}
+
+/// As [`install_services`]; gives what it says.
+pub(crate) fn install_services_said(host: &FakeHost, line: &str) -> Outcome<String> {
     let args = args(host, line);
     let mut out = Vec::new();
     let mut output = Output::new(args.output, &mut out);
@@ -150,7 +155,10 @@ pub(crate) fn install_services(host: &FakeHost, line: &str) -> Outcome<()> {
         extras: Extras::default(),
     };
     let plan = make(host, &request)?;
-    carry_out(host, &args, &prefix, old.as_ref(), plan, &mut output).map(drop)
+    let report = carry_out(host, &args, &prefix, old.as_ref(), plan, &mut output)?;
+    say(host, &report, &mut output);
+    drop(output);
+    Ok(String::from_utf8(out).expect("text"))
 }
 
 #[test]
