@@ -7,6 +7,33 @@ use crate::failure::{Failure, Outcome};
 use crate::host::Ids;
 use crate::prefix::Prefix;
 
+/// A part of an installation that a backup has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Part {
+    /// Its directory below the prefix.
+    pub(crate) place: &'static str,
+    /// Its directory in a backup.
+    pub(crate) name: &'static str,
+}
+
+/// The configuration.
+pub(crate) const CONF: Part = Part {
+    place: "conf",
+    name: "conf",
+};
+/// The state of the session manager, and the ids of this machine's nodes, by which a session manager knows them again:
+/// it refuses another node of the same name.
+pub(crate) const DATA: [Part; 2] = [
+    Part {
+        place: "data",
+        name: "data",
+    },
+    Part {
+        place: "work/nodes",
+        name: "nodes",
+    },
+];
+
 /// A backup that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Backup {
@@ -18,10 +45,10 @@ pub(crate) struct Backup {
 
 /// The backup of `parts` of an installation to a new directory: `PREFIX.backup.TIME`, or `flame-backup.TIME` in
 /// `directory`. `None` if there is nothing to keep.
-pub(crate) fn plan(prefix: &Prefix, directory: Option<&Path>, parts: &[&str]) -> Option<Backup> {
+pub(crate) fn plan(prefix: &Prefix, directory: Option<&Path>, parts: &[Part]) -> Option<Backup> {
     let parts: Vec<PathBuf> = parts
         .iter()
-        .map(|part| prefix.join(part))
+        .map(|part| prefix.join(part.place))
         .filter(|part| has_something(part))
         .collect();
     if parts.is_empty() {
@@ -161,7 +188,7 @@ mod tests {
         .expect("set");
         std::os::unix::fs::symlink("deep/file", prefix.join("data/link")).expect("linked");
         let made = || {
-            let backup = plan(&prefix, None, &["conf", "data"]).expect("something to keep");
+            let backup = plan(&prefix, None, &[CONF, DATA[0], DATA[1]]).expect("something to keep");
             make(&backup.parts, &backup.to).expect("copied");
             backup.to
         };
@@ -177,7 +204,7 @@ mod tests {
         );
         let mode = first.join("data/deep/file").metadata().expect("there").mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(plan(&prefix, None, &["conf"]), None);
+        assert_eq!(plan(&prefix, None, &[CONF]), None);
         let again = directory.path().join("again");
         std::fs::create_dir(&again).expect("made");
         restore(&first.join("data"), &again, None).expect("restored");

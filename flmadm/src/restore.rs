@@ -5,16 +5,13 @@ use std::path::{Path, PathBuf};
 use flame_core::config::ClusterConfig;
 use flame_core::config::cluster::Storage;
 
-use crate::backup;
+use crate::backup::{self, CONF, DATA, Part};
 use crate::failure::{Failure, Outcome};
 use crate::manifest::Manifest;
 use crate::node_config;
 use crate::prefix::Prefix;
 use crate::sums;
 use crate::transaction::Place;
-
-/// What a backup consists of.
-const PARTS: [&str; 2] = ["conf", "data"];
 
 /// The configuration in the backup `from`, if it has one.
 pub(crate) fn config(from: &Path) -> Option<PathBuf> {
@@ -26,8 +23,8 @@ pub(crate) fn config(from: &Path) -> Option<PathBuf> {
 /// # Errors
 /// The backup is none, is damaged, or does not fit.
 pub(crate) fn check(from: &Path, prefix: &Prefix, endpoint: Option<&str>) -> Outcome<()> {
-    let parts = PARTS.map(|part| from.join(part));
-    if !parts.iter().any(|part| part.is_dir()) {
+    let parts: Vec<Part> = [CONF].into_iter().chain(DATA).collect();
+    if !parts.iter().any(|part| from.join(part.name).is_dir()) {
         return Err(Failure::installation(format!(
             "{} is no backup: it has neither conf nor data",
             from.display()
@@ -36,9 +33,10 @@ pub(crate) fn check(from: &Path, prefix: &Prefix, endpoint: Option<&str>) -> Out
     }
     // What an interrupted change has left there goes first.
     if Place::left(prefix).is_none() {
-        for part in PARTS {
-            if from.join(part).is_dir() && prefix.join(part).is_dir() {
-                backup::restored(&from.join(part), &prefix.join(part))?;
+        for part in &parts {
+            let (source, to) = (from.join(part.name), prefix.join(part.place));
+            if source.is_dir() && to.is_dir() {
+                backup::restored(&source, &to)?;
             }
         }
     }
@@ -62,7 +60,10 @@ pub(crate) fn check(from: &Path, prefix: &Prefix, endpoint: Option<&str>) -> Out
         }
     }
     node_config::read_in(&from.join("conf"))?;
-    let damage = sums::differences(from, "data")?;
+    let mut damage = Vec::new();
+    for part in DATA {
+        damage.extend(sums::differences(from, part.name)?);
+    }
     if damage.is_empty() {
         return Ok(());
     }

@@ -8,11 +8,17 @@ use crate::output::Output;
 
 use super::*;
 
+/// By which a session manager knows the node again.
+const ID: &str = "opt/flame/work/nodes/n/node-id";
+
 /// A machine on which an installation was removed, and the backup that it has left.
 fn removed() -> (FakeHost, PathBuf) {
     let host = FakeHost::new();
     install(&host, "--all --no-systemd").expect("installed");
     std::fs::write(host.path("opt/flame/data/flame.db"), "state").expect("written");
+    std::fs::create_dir_all(host.path("opt/flame/work/nodes/n")).expect("made");
+    std::fs::write(host.path(ID), "id").expect("written");
+    std::fs::write(host.path("opt/flame/work/other"), "not kept").expect("written");
     let settings = host.path("opt/flame/conf/node-agent.toml");
     std::fs::write(settings, "[node]\nname = \"mine\"\n").expect("written");
     let line = format!("--force --prefix {}", host.path("opt/flame").display());
@@ -36,6 +42,8 @@ fn everything_is_back_and_the_next_installation_changes_nothing() {
     restore(&host, &backup, "").expect("restored");
     let read = |below: &str| std::fs::read_to_string(host.path("opt/flame").join(below)).expect("read");
     assert_eq!(read("data/flame.db"), "state");
+    assert_eq!(std::fs::read_to_string(host.path(ID)).expect("read"), "id");
+    assert!(!host.path("opt/flame/work/other").exists());
     assert_eq!(read("conf/node-agent.toml"), "[node]\nname = \"mine\"\n");
     assert!(
         host.path("opt/flame/bin/flame-node-agent").exists(),

@@ -1,5 +1,6 @@
 //! `flmadm uninstall`: stops the services and removes exactly what the manifest lists.
 
+mod kept;
 mod plan;
 
 use std::io::{BufRead, IsTerminal, Write};

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backup::{self, Backup};
+use super::kept::{self, Kept};
+use crate::backup::Backup;
 use crate::change::traces;
 use crate::cli::UninstallArgs;
 use crate::failure::Outcome;
@@ -49,10 +50,9 @@ pub(super) fn make(
         true => Vec::new(),
         false => stops(host, manifest, &ours)?,
     };
-    let preserved = preserved(args, prefix);
-    let is_preserved = |path: &Path| preserved.iter().any(|kept| path.starts_with(kept));
+    let kept = Kept::of(args, prefix);
     let mut removals = Vec::new();
-    let backup = planned_backup(args, prefix);
+    let backup = kept::backup(args, prefix);
     if let Some(Backup { parts, to }) = &backup {
         removals.extend(missing_directories(to.parent()));
         removals.push(Step::Save {
@@ -69,14 +69,14 @@ pub(super) fn make(
     }
     let into = prefix.join(TRASH);
     removals.push(Step::Trash {
-        paths: trash(prefix, manifest, &is_preserved),
+        paths: trash(prefix, manifest, &kept),
         into: into.clone(),
     });
-    let keeps_something = preserved.iter().any(|path| manifest.made(path));
+    let keeps_something = kept.0.iter().any(|path| manifest.made(path));
     if keeps_something {
         removals.push(Step::Text {
             path: prefix.manifest(),
-            text: rest(manifest, &is_preserved, prefix).text()?,
+            text: kept.manifest(manifest, prefix).text()?,
             mode: TEXT,
         });
     } else {
@@ -88,14 +88,14 @@ pub(super) fn make(
     finish.extend(accounts(host, args, prefix, manifest, notes)?);
     finish.push(Finish::Tree { path: into });
     finish.push(Finish::Empty {
-        paths: empty(prefix, manifest, &is_preserved, keeps_something),
+        paths: empty(prefix, manifest, &kept, keeps_something),
     });
     Ok(Plan {
         stops,
         removals,
         finish,
         backup: backup.map(|backup| backup.to),
-        preserved,
+        preserved: kept.0,
     })
 }
 
@@ -228,34 +228,6 @@ fn enabled_instances(host: &dyn Host, template: &str) -> Vec<String> {
     found
 }
 
-fn preserved(args: &UninstallArgs, prefix: &Prefix) -> Vec<PathBuf> {
-    [
-        (args.preserve_data, "data"),
-        (args.preserve_config, "conf"),
-        (args.preserve_logs, "logs"),
-    ]
-    .into_iter()
-    .filter(|(keep, _)| *keep)
-    .map(|(_, below)| prefix.join(below))
-    .filter(|path| path.exists())
-    .collect()
-}
-
-fn planned_backup(args: &UninstallArgs, prefix: &Prefix) -> Option<Backup> {
-    if args.no_backup {
-        return None;
-    }
-    let parts: Vec<&str> = [(args.preserve_config, "conf"), (args.preserve_data, "data")]
-        .into_iter()
-        .filter(|(keep, _)| !keep)
-        .map(|(_, part)| part)
-        .collect();
-    let mut backup = backup::plan(prefix, args.backup_dir.as_deref(), &parts)?;
-    // It says what an installation has to have that takes the backup up.
-    backup.parts.push(prefix.manifest());
-    Some(backup)
-}
-
 /// Makes `directory` and those above it, as far as they are missing.
 fn missing_directories(directory: Option<&Path>) -> Vec<Step> {
     let above = directory.into_iter().flat_map(Path::ancestors);
@@ -273,36 +245,31 @@ fn missing_directories(directory: Option<&Path>) -> Vec<Step> {
 }
 
 /// Files, and directories in which all is the installation's, that are below the prefix and have to go.
-fn trash(prefix: &Prefix, manifest: &Manifest, is_preserved: &dyn Fn(&Path) -> bool) -> Vec<PathBuf> {
+fn trash(prefix: &Prefix, manifest: &Manifest, kept: &Kept) -> Vec<PathBuf> {
     let inside = |path: &Path| path != prefix.path() && path.starts_with(prefix.path());
     let store = prefix.join(ACCOUNTS);
     let directories = manifest.directories.iter().filter(|record| record.contents);
     let whole: Vec<PathBuf> = directories
         .map(|record| record.path.clone())
         // It is still needed for the accounts.
-        .filter(|path| inside(path) && !is_preserved(path) && *path != store)
+        .filter(|path| inside(path) && *path != store)
         .collect();
     let files = manifest.files.iter().map(|record| record.path.clone());
     let single = files.filter(|path| {
-        inside(path) && !is_preserved(path) && !whole.iter().any(|directory| path.starts_with(directory))
+        inside(path) && !kept.has(path) && !whole.iter().any(|directory| path.starts_with(directory))
     });
     let mut all: Vec<PathBuf> = single.collect();
-    all.extend(whole.iter().cloned());
+    all.extend(whole.iter().flat_map(|directory| kept.rest_of(directory)));
     all.retain(|path| path.symlink_metadata().is_ok());
     all
 }
 
 /// Directories that go if nothing is left in them, from the inside out.
-fn empty(
-    prefix: &Prefix,
-    manifest: &Manifest,
-    is_preserved: &dyn Fn(&Path) -> bool,
-    keeps_something: bool,
-) -> Vec<PathBuf> {
+fn empty(prefix: &Prefix, manifest: &Manifest, kept: &Kept, keeps_something: bool) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = manifest
         .directories
         .iter()
-        .filter(|record| !is_preserved(&record.path))
+        .filter(|record| !kept.has(&record.path) && !kept.is_below(&record.path))
         .filter(|record| !(keeps_something && prefix.path().starts_with(&record.path)))
         .map(|record| record.path.clone())
         .collect();
@@ -310,21 +277,6 @@ fn empty(
     paths.sort();
     paths.reverse();
     paths
-}
-
-/// What the manifest lists after everything but the preserved is gone.
-fn rest(manifest: &Manifest, is_preserved: &dyn Fn(&Path) -> bool, prefix: &Prefix) -> Manifest {
-    let mut rest = manifest.clone();
-    rest.profiles.clear();
-    rest.units.clear();
-    rest.releases.clear();
-    rest.release.clear();
-    rest.user = None;
-    rest.systemd = false;
-    rest.files.retain(|file| is_preserved(&file.path));
-    rest.directories
-        .retain(|record| is_preserved(&record.path) || prefix.path().starts_with(&record.path));
-    rest
 }
 
 /// Removes the accounts if that is asked for, and in any case what is remembered of them.

@@ -56,7 +56,14 @@ fn a_backup_of_state_and_configuration_stays() {
 fn what_is_preserved_stays_until_it_is_not() {
     let host = installed();
     let before = FakeHost::new().listing().len();
+    // The id of a node belongs to the state.
+    for below in ["nodes/n", "session"] {
+        std::fs::create_dir_all(host.path("opt/flame/work").join(below)).expect("made");
+    }
+    std::fs::write(host.path("opt/flame/work/nodes/n/node-id"), "id").expect("written");
     uninstall(&host, "--preserve-data --preserve-config --no-backup").expect("removed");
+    assert!(host.path("opt/flame/work/nodes/n/node-id").exists());
+    assert!(!host.path("opt/flame/work/session").exists());
     assert!(host.path("opt/flame/data/flame.db").exists());
     assert!(host.path("opt/flame/conf/flame-cluster.yaml").exists());
     assert!(!host.path("opt/flame/bin").exists() && !host.path("opt/flame/logs").exists());

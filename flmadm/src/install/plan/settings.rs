@@ -1,6 +1,7 @@
 //! What of a plan configures the installation.
 
 use super::{Planner, Request};
+use crate::backup::{CONF, DATA};
 use crate::cluster_config::Decision;
 use crate::failure::Outcome;
 use crate::manifest::{FileKind, sha256_of};
@@ -13,15 +14,25 @@ impl Planner<'_> {
         let Some(from) = request.restore else {
             return Ok(());
         };
-        for (part, owner) in [("conf", None), ("data", owner)] {
-            let source = from.join(part);
+        let of_services = DATA.map(|part| (part, owner.map(str::to_owned)));
+        for (part, owner) in [(CONF, None)].into_iter().chain(of_services) {
+            let (source, to) = (from.join(part.name), self.prefix.join(part.place));
             if !source.is_dir() {
                 continue;
             }
+            // That of nodes is made by their agents else; the others are there by now.
+            if !to.is_dir() && !self.manifest.made(&to) {
+                self.steps.push(Step::Directory {
+                    path: to.clone(),
+                    mode: 0o700,
+                    owner: owner.clone(),
+                    contents: true,
+                });
+            }
             self.steps.push(Step::Restore {
                 from: source,
-                to: self.prefix.join(part),
-                owner: owner.map(str::to_owned),
+                to,
+                owner,
             });
         }
         Ok(())
