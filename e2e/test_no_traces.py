@@ -4,11 +4,12 @@ import json
 
 import pytest
 from ann import AS_ANN, OTHERS, Ann
-from machine import BIN, FLMADM, NOT_FLAME, difference
+from machine import AGENT, BIN, FLMADM, MANAGER, NOT_FLAME, PREFIX, difference
 
 pytestmark = pytest.mark.nodes
 
 KILLED = -9
+UNITS = "/etc/systemd/system"
 INSTALL = ("install", "--skip-build", "--bin-dir", BIN)
 UNINSTALL = ("uninstall", "--no-backup", "--force")
 SERVICES = ("--all", "--enable")
@@ -64,4 +65,21 @@ def test_nothing_is_left(machine, chosen, which, kill_at):
     machine.run(remove)
     left = difference(machine.before, machine.files(), without=(*NOT_FLAME, *(OTHERS if user else ())))
     assert left == []
+    assert units(machine) ^ machine.units == set()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        f"rm {UNITS}/{AGENT}; ln -sf /dev/null {UNITS}/{MANAGER}; systemctl daemon-reload",
+        f"echo '[' > {PREFIX}/conf/flame-cluster.yaml; systemctl restart {MANAGER}; systemctl stop {AGENT}",
+    ],
+    ids=["gone-and-masked", "failed"],
+)
+def test_units_are_removed_in_any_state(machine, spoil):
+    """Services whose units are masked or gone still run, and have to be stopped."""
+    machine.run([FLMADM, *INSTALL, *SERVICES])
+    machine.run(["sh", "-c", spoil], check=False)
+    machine.run([FLMADM, *UNINSTALL, "--remove-user"])
+    assert difference(machine.before, machine.files()) == []
     assert units(machine) ^ machine.units == set()
