@@ -297,7 +297,10 @@ impl Change<'_> {
             let record = Record::load(&self.prefix.release(release))?;
             Ok(record.and_then(|record| record.files.get(&program).cloned()))
         };
-        let new = hash(&self.new.release)?;
+        // The same release has the same program.
+        let is_other = |release: &str| -> Outcome<bool> {
+            Ok(release != self.new.release && hash(release)? != hash(&self.new.release)?)
+        };
         // What it really runs counts; what the manifest says if that cannot be known.
         let running = match is_template(service) {
             true => None,
@@ -310,12 +313,12 @@ impl Change<'_> {
                         path == flame_core::fsutil::resolve(&self.prefix.release(id)).join(&program)
                     });
                 match of {
-                    Some(id) => Ok(hash(id)? != new),
+                    Some(id) => is_other(id),
                     None => Ok(true),
                 }
             }
             None => match self.old.filter(|old| !old.release.is_empty()) {
-                Some(old) => Ok(hash(&old.release)? != new),
+                Some(old) => is_other(&old.release),
                 None => Ok(false),
             },
         }
