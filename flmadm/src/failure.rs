@@ -146,7 +146,7 @@ impl Failure {
     /// Why it failed, from the nearest cause to the farthest.
     fn causes(&self) -> Vec<String> {
         let nearest = self.source.as_deref().map(|source| source as _);
-        causes(&self.message, nearest)
+        causes(self.lines().0, nearest)
     }
 
     /// The whole chain and the hint, as printed once, at the end.
@@ -160,7 +160,14 @@ impl Failure {
 
     /// What failed and why, without the hint.
     pub(crate) fn chain(&self) -> String {
-        joined(self.message.clone(), self.causes())
+        let (what, more) = self.lines();
+        joined(what.to_owned(), self.causes()) + more
+    }
+
+    /// What failed, which the causes are of, and what was added to it.
+    fn lines(&self) -> (&str, &str) {
+        let end = self.message.find('\n').unwrap_or(self.message.len());
+        self.message.split_at(end)
     }
 
     /// The same for programs.
@@ -248,6 +255,19 @@ mod tests {
             failure.report(),
             "error: cannot write /x: permission denied\nhint: run it with sudo, or choose a --prefix that you may \
              write to"
+        );
+    }
+
+    #[test]
+    fn a_cause_stands_beside_what_it_is_the_cause_of() {
+        let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let failure = Failure::path("write", std::path::Path::new("/x"), source);
+        let failure = failure
+            .also("could not undo: no storage space")
+            .also("all is lost");
+        assert_eq!(
+            failure.chain(),
+            "cannot write /x: no storage space\ncould not undo: no storage space\nall is lost"
         );
     }
 
