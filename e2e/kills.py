@@ -1,7 +1,8 @@
 """Runs inside a node: kills flmadm at checkpoints of a command, repairs, and compares with before and after.
 
 The argument is JSON: `program` and `repairer` (paths of flmadm), `prefix`, `command` (its words), `reset`
-(commands that lead to the start), `last` (commands at the end), `every` (1: each checkpoint, 3: each third);
+(commands that lead to the start), `last` (commands at the end), `every` (1: each checkpoint, 3: each third,
+none: the middle and the end);
 of the installation `which` (words that name it), `caller` (words in front of a command of whoever it belongs
 to), `systemctl`, `services`, `tops` (where its files are), and `living` (where some live while services run).
 A checkpoint is before and after each effect; the program counts them (debug builds only). Prints JSON.
@@ -99,7 +100,7 @@ def main():
     """The loop over all checkpoints."""
     plan = json.loads(sys.argv[1])
     program, repairer = plan["program"], plan["repairer"]
-    every, known = plan["every"], {}
+    known = {}
 
     def reset():
         for words in plan["reset"]:
@@ -112,6 +113,7 @@ def main():
     must(plan, program, plan["command"], {"FLMADM_TEST_COUNT_IN": COUNTED})
     total = os.path.getsize(COUNTED)
     os.remove(COUNTED)
+    every = plan["every"] or total // 2
     end = picture(plan, known)
     report = {"checkpoints": total, "undone": 0, "finished": 0, "wrong": [], "tried": 0}
     dirty = True
