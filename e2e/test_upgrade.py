@@ -16,6 +16,9 @@ BACK_SECONDS = 30
 GAP_SECONDS = 2
 # Tasks that a debug build needs longer for than an upgrade takes.
 MANY = 60_000
+# An instance, and a checkpoint of its rollback: three at the beginning, and three for each step.
+FEWER = f"{PREFIX}-fewer"
+KILL_AT = 20
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +127,48 @@ def test_an_upgrade_under_load_loses_no_task(machine):
     wait_done(machine, slow, 4)
     print(f"longest time between two answers {max(gaps):.2f} s")
     assert max(gaps) < GAP_SECONDS, gaps
+
+
+def test_units_that_a_release_does_not_have_are_ended(machine):
+    """An instance got its worker later: a rollback ends the agent, and one that is killed starts it again."""
+    instance = ["--instance", "fewer"]
+    machine.install("--control-plane", "--enable", *instance)
+    first = current(machine, FEWER)
+    machine.install("--all", "--enable", *instance)
+    agent = "flame-fewer-node-agent.service"
+    assert machine.active(agent) and current(machine, FEWER) != first
+    before = machine.show(agent, "UnitFileState", "InvocationID")
+    count = "/run/flmadm-checkpoints"
+
+    def checkpoints():
+        return len(machine.run(["cat", count], check=False).stdout)
+
+    def is_whole():
+        return machine.active(agent) and current(machine, FEWER) != first
+
+    # The agent is stopped and disabled by then, and its unit is being removed.
+    environment = {"FLMADM_TEST_KILL_AT": str(KILL_AT), "FLMADM_TEST_COUNT_IN": count}
+    assert not machine.run([FLMADM, "rollback", *instance], check=False, env=environment).ok
+    assert checkpoints() == KILL_AT
+    left = ["sh", "-c", "ls -d /usr/local/.flmadm-*"]
+    wait_until(
+        lambda: not machine.run(left, check=False).ok and is_whole(), BACK_SECONDS, "the end of the recovery"
+    )
+    after = machine.show(agent, "UnitFileState", "InvocationID")
+    assert after["UnitFileState"] == before["UnitFileState"] == "enabled"
+    assert after["InvocationID"] != before["InvocationID"], "it was not stopped"
+    result = json.loads(machine.run([FLMADM, "rollback", *instance, "-o", "json"]).stdout)
+    assert result["release"] == current(machine, FEWER) == first
+    assert machine.show(agent, "LoadState", "ActiveState") == {
+        "LoadState": "not-found",
+        "ActiveState": "inactive",
+    }
+    assert machine.active("flame-fewer-session-manager.service")
+    units = machine.run(["sh", "-c", "ls -R /etc/systemd/system | grep flame-fewer"]).stdout.split()
+    assert not [unit for unit in units if "agent" in unit or "executor" in unit], units
+    machine.run(["rm", count])
+    machine.run([FLMADM, "uninstall", "--no-backup", "--remove-user", "--force", *instance])
+    machine.wait_ready("upgrades")
 
 
 def test_nothing_is_left_in_the_end(machine):

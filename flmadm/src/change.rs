@@ -1,5 +1,6 @@
 //! A change of an installation as one transaction: its steps, the start of services, and the proof that they work.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flame_core::HostNames;
@@ -15,10 +16,9 @@ use crate::prefix::Prefix;
 use crate::profile::{MORE_AGENTS, NODE_AGENT};
 use crate::release::{GOOD, Record, TEXT};
 use crate::step::{Status, Step};
-use crate::transaction::{
-    Finish, Interrupted, Left, Lock, Patience, Place, ServiceBefore, Traces, Transaction, lock,
-};
+use crate::transaction::{Finish, Interrupted, Left, Lock, Patience, Place, Traces, Transaction, lock};
 use crate::unit_files::{EXECUTORS, RECOVERY, TARGET, instances, is_template};
+use crate::unit_removal;
 
 /// What becomes of the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,21 +200,27 @@ impl Change<'_> {
         let names = self.new.names();
         let systemd = host.systemd()?;
         let mut units: Vec<String> = self.new.services().map(str::to_owned).collect();
+        units.extend(self.stopped(&names));
         units.extend(systemd.loaded(&instances(&names.own(MORE_AGENTS)))?);
-        let mut services = Vec::new();
-        for unit in units {
-            let status = systemd.status(&unit)?;
-            services.push(ServiceBefore {
-                unit,
-                active: status.is_active(),
-                invocation: status.invocation_id,
-            });
-        }
+        let mut known = BTreeSet::new();
+        units.retain(|unit| known.insert(unit.clone()));
+        let before = |unit| unit_removal::before(host, unit);
+        let services = units.into_iter().map(before).collect::<Outcome<_>>()?;
         let is_first = self.old.is_none_or(|old| old.units.is_empty());
         Ok(Step::Services {
             services,
             traces: is_first.then(|| traces(host, self.new)),
         })
+    }
+
+    /// What the steps stop because it goes, in the order in which it would have to be started again.
+    fn stopped(&self, names: &HostNames) -> impl Iterator<Item = String> {
+        let stopped = self.steps.iter().rev().filter_map(|step| match step {
+            Step::Stop { unit, .. } => Some(unit.clone()),
+            _ => None,
+        });
+        // A slice comes with what is in it.
+        stopped.filter(|unit| !unit.ends_with(".slice") && unit_removal::is_startable(names, unit))
     }
 
     /// The steps that enable and start services after `changed` was done.

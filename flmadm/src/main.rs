@@ -48,6 +48,7 @@ mod terminal;
 mod transaction;
 mod uninstall;
 mod unit_files;
+mod unit_removal;
 mod upgrade;
 mod verify;
 mod work_directories;

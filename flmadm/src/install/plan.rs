@@ -166,6 +166,7 @@ pub(crate) fn make(host: &dyn Host, request: &Request<'_>) -> Outcome<Plan> {
         chosen = is_chosen.then_some(otherwise);
         planner.config(decision);
     }
+    planner.gone_units(host, *old)?;
     planner.units(host, &units);
     if works
         && request
@@ -290,8 +291,11 @@ impl Planner<'_> {
         // Files of an earlier installation stay its own: the kept configuration, other releases.
         let known = old.map(|old| old.files.as_slice()).unwrap_or_default();
         for file in known {
-            // Drop-ins are made anew from the settings.
-            let is_kept = file.kind != FileKind::DropIn;
+            let is_kept = match file.kind {
+                // Drop-ins are made anew from the settings, and all units from this version.
+                FileKind::DropIn | FileKind::Unit => false,
+                _ => true,
+            };
             if is_kept && !self.manifest.files.iter().any(|newer| newer.path == file.path) {
                 self.manifest.files.push(file.clone());
             }

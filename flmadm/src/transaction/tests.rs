@@ -44,6 +44,8 @@ enum Case {
     /// An upgrade that does not work, so that it undoes itself.
     Failing,
     Rollback,
+    /// A rollback to a release that had no agent.
+    Fewer,
     Uninstall,
 }
 
@@ -53,6 +55,9 @@ impl Case {
         std::fs::create_dir_all(host.path("run/systemd")).expect("made");
         if matches!(self, Self::Install) {
             return host;
+        }
+        if matches!(self, Self::Fewer) {
+            crate::install::tests::install_services(&host, "--control-plane --enable").expect("installed");
         }
         crate::install::tests::install_services(&host, "--all --enable").expect("installed");
         std::fs::write(host.path("opt/flame/data/flame.db"), "state").expect("written");
@@ -78,7 +83,7 @@ impl Case {
                 let (code, said) = tried(host, "upgrade");
                 assert_eq!(code, 5, "{said}");
             }
-            Self::Rollback => command(host, "rollback"),
+            Self::Rollback | Self::Fewer => command(host, "rollback"),
             Self::Uninstall => command(host, "uninstall --no-backup --remove-user --force"),
         }
     }
@@ -132,7 +137,7 @@ fn matrix(case: Case) -> usize {
         repair(&host);
         assert_same(&host.state(), &now, "repaired twice");
         let would_differ = match case {
-            Case::Failing => true,
+            Case::Failing | Case::Fewer => true,
             Case::Rollback => after_is_end,
             _ => false,
         };
@@ -164,6 +169,11 @@ fn an_upgrade_that_fails_can_be_killed_anywhere() {
 #[test]
 fn a_rollback_can_be_killed_anywhere() {
     assert!(matrix(Case::Rollback) > 10);
+}
+
+#[test]
+fn a_rollback_to_fewer_units_can_be_killed_anywhere() {
+    assert!(matrix(Case::Fewer) > 40);
 }
 
 #[test]

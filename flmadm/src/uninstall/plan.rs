@@ -8,14 +8,13 @@ use crate::change::traces;
 use crate::cli::UninstallArgs;
 use crate::failure::Outcome;
 use crate::host::{Host, is_system};
-use crate::install::{ACCOUNTS, all_accounts, drop_ins};
+use crate::install::{ACCOUNTS, all_accounts};
 use crate::manifest::{FileKind, Manifest, UserRecord};
 use crate::prefix::Prefix;
-use crate::profile::MORE_AGENTS;
 use crate::release::TEXT;
 use crate::step::Step;
 use crate::transaction::{Finish, ServiceBefore};
-use crate::unit_files::{self, Owner};
+use crate::unit_removal;
 
 /// Where what is removed waits until there is no way back.
 const TRASH: &str = ".flmadm-trash";
@@ -45,7 +44,8 @@ pub(super) fn make(
     manifest: &Manifest,
     notes: &mut Vec<String>,
 ) -> Outcome<Plan> {
-    let ours = ours(host, manifest, notes)?;
+    let (ours, others) = unit_removal::ours(host, manifest)?;
+    notes.extend(others);
     let stops = match manifest.units.is_empty() {
         true => Vec::new(),
         false => stops(host, manifest, &ours)?,
@@ -99,133 +99,33 @@ pub(super) fn make(
     })
 }
 
-/// The units that are this installation's, also without their files or masked: another one may have taken a name over.
-fn ours<'a>(host: &dyn Host, manifest: &'a Manifest, notes: &mut Vec<String>) -> Outcome<Vec<&'a str>> {
-    let mut units = Vec::new();
-    for unit in manifest.units.iter().map(String::as_str) {
-        let path = host.unit_directory().join(unit);
-        let of_package = |directory: &PathBuf| directory.join(unit).exists();
-        match unit_files::owner(&path)? {
-            Owner::Prefix(of) if of == manifest.prefix => units.push(unit),
-            Owner::Nobody if host.package_unit_directories().iter().any(of_package) => {}
-            Owner::Nobody | Owner::Mask => units.push(unit),
-            _ => notes.push(format!(
-                "{} belongs to another installation now and stays",
-                path.display()
-            )),
-        }
-    }
-    Ok(units)
-}
-
-/// Stops everything. The target last stops nothing more, the agent before the manager can still say goodbye.
-/// Executors come after the agent, which ends them in order.
+/// Stops everything.
 fn stops(host: &dyn Host, manifest: &Manifest, ours: &[&str]) -> Outcome<Vec<Step>> {
-    let systemd = host.systemd()?;
-    let (mut services, mut stops) = (Vec::new(), Vec::new());
-    for unit in ours.iter().rev() {
-        match unit_files::is_template(unit) {
-            false => stops.push((*unit).to_owned()),
-            true => stops.extend(systemd.loaded(&unit_files::instances(unit))?),
-        }
-    }
-    let more = manifest.names().own(MORE_AGENTS);
-    let is_agent =
-        |unit: &str| unit.split_once('@').map(|(name, _)| name) == more.split_once('@').map(|(name, _)| name);
-    for unit in stops.iter().rev() {
-        // Executors cannot be started again by anybody but their agent.
-        if unit.contains('@') && !is_agent(unit) {
-            continue;
-        }
-        let status = systemd.status(unit)?;
-        services.push(ServiceBefore {
-            unit: unit.clone(),
-            active: status.is_active(),
-            invocation: status.invocation_id,
-        });
-    }
+    let stops = unit_removal::running(host, ours)?;
+    let names = manifest.names();
+    let startable = stops
+        .iter()
+        .rev()
+        .filter(|unit| unit_removal::is_startable(&names, unit));
+    let services = startable.map(|unit| unit_removal::before(host, unit.clone()));
+    let services = services.collect::<Outcome<Vec<ServiceBefore>>>()?;
     let mut steps = vec![Step::Services {
         services,
         traces: None,
     }];
-    steps.extend(stops.into_iter().map(|unit| Step::Stop {
-        unit,
-        executors: Vec::new(),
-    }));
+    steps.extend(stops.into_iter().map(unit_removal::stop));
     Ok(steps)
 }
 
 fn unit_removals(host: &dyn Host, manifest: &Manifest, ours: &[&str]) -> Outcome<Vec<Step>> {
-    let mut steps = Vec::new();
-    let mut enabled: Vec<String> = manifest
-        .installable()
-        .filter(|unit| ours.contains(unit))
-        .map(str::to_owned)
-        .collect();
-    enabled.extend(enabled_instances(host, &manifest.names().own(MORE_AGENTS)));
-    if !enabled.is_empty() {
-        steps.push(Step::Disable { units: enabled });
-    }
-    let remove = |path: PathBuf, directory: Option<PathBuf>| Step::Remove { path, directory };
-    for unit in ours {
-        steps.push(remove(host.unit_directory().join(unit), None));
-    }
-    // systemd does not find those of a unit that is masked, or whose file is gone.
-    for link in links(host, ours) {
-        let directory = link.parent().filter(|parent| *parent != host.unit_directory());
-        let directory = directory.map(Path::to_path_buf);
-        steps.push(remove(link, directory));
-    }
-    for path in drop_ins(host, &manifest.names()) {
-        if unit_files::is_of(&path, &manifest.prefix)? {
-            let directory = path.parent().map(Path::to_path_buf);
-            steps.push(remove(
-                path,
-                directory.filter(|directory| manifest.made(directory)),
-            ));
-        }
-    }
-    for record in manifest.files.iter().filter(|file| file.kind == FileKind::Rule) {
-        steps.push(remove(record.path.clone(), None));
-    }
+    let mut steps = unit_removal::removals(host, manifest, ours, &[])?;
+    let rules = manifest.files.iter().filter(|file| file.kind == FileKind::Rule);
+    steps.extend(rules.map(|record| Step::Remove {
+        path: record.path.clone(),
+        directory: None,
+    }));
     steps.push(Step::Reload);
     Ok(steps)
-}
-
-/// Links through which `units` start at boot, and their other names.
-fn links(host: &dyn Host, units: &[&str]) -> Vec<PathBuf> {
-    let is_one = |name: Option<&std::ffi::OsStr>| units.iter().any(|unit| name == Some(unit.as_ref()));
-    let found = walkdir::WalkDir::new(host.unit_directory())
-        .min_depth(1)
-        .max_depth(2)
-        .sort_by_file_name();
-    found
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry.path_is_symlink())
-        .map(walkdir::DirEntry::into_path)
-        .filter(|link| is_one(link.file_name()) || link.read_link().is_ok_and(|to| is_one(to.file_name())))
-        .collect()
-}
-
-/// Instances of `template` that start at boot: disabling the template would remove their links, but could not be undone.
-fn enabled_instances(host: &dyn Host, template: &str) -> Vec<String> {
-    let Some((name, _)) = template.split_once("@.") else {
-        return Vec::new();
-    };
-    let links = walkdir::WalkDir::new(host.unit_directory())
-        .min_depth(2)
-        .max_depth(2);
-    let mut found: Vec<String> = links
-        .into_iter()
-        .flatten()
-        .filter(|entry| entry.path_is_symlink())
-        .filter_map(|entry| entry.file_name().to_str().map(str::to_owned))
-        .filter(|unit| unit.starts_with(&format!("{name}@")) && unit.ends_with(".service"))
-        .collect();
-    found.sort();
-    found.dedup();
-    found
 }
 
 /// Makes `directory` and those above it, as far as they are missing.

@@ -13,6 +13,7 @@ use crate::output::Output;
 use crate::prefix::Prefix;
 use crate::release::{GOOD, Record, TEXT};
 use crate::step::Step;
+use crate::unit_removal;
 
 /// Arguments of `flmadm rollback`.
 #[derive(Debug, Args)]
@@ -113,8 +114,10 @@ fn plan(
     new.releases.retain(|id| id != target);
     new.releases.push(target.to_owned());
     let of_units = |file: &FileRecord| matches!(file.kind, FileKind::Unit | FileKind::Rule);
-    new.files.retain(|file| !of_units(file));
-    let mut steps = Vec::new();
+    let mut steps = unit_removal::gone(host, old, &new.units)?;
+    let removed = unit_removal::removed(&steps);
+    new.files
+        .retain(|file| !of_units(file) && !removed.contains(&file.path));
     let texts = record
         .files
         .keys()
@@ -137,7 +140,7 @@ fn plan(
             mode: TEXT,
         });
     }
-    let gone = old.files.iter().filter(|file| of_units(file));
+    let gone = old.files.iter().filter(|file| file.kind == FileKind::Rule);
     for file in gone.filter(|file| !new.files.iter().any(|newer| newer.path == file.path)) {
         steps.push(Step::Remove {
             path: file.path.clone(),

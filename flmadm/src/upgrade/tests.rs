@@ -134,6 +134,112 @@ fn what_does_not_work_stays_if_that_is_asked_for() {
     assert_eq!(current(&host), first);
 }
 
+/// Where a unit file is, and whether the unit is enabled or runs.
+fn unit(host: &FakeHost, name: &str) -> (bool, bool, bool) {
+    let (active, enabled) = host.services();
+    let there = host.path("etc/systemd/system").join(name).exists();
+    (
+        there,
+        enabled.contains(&name.to_owned()),
+        active.contains(&name.to_owned()),
+    )
+}
+
+const AGENT: &str = "flame-node-agent.service";
+
+#[test]
+fn units_that_a_release_does_not_have_are_ended_first() {
+    let host = FakeHost::new();
+    install(&host, "--control-plane --enable").expect("installed");
+    install(&host, "--all --enable").expect("with a worker");
+    let more = ["flame-node-agent@gpu.service", "flame-executor@3.service"];
+    let start = || {
+        for instance in more {
+            crate::host::Units::start(&host, instance).expect("started");
+            host.instances.borrow_mut().push(instance.to_owned());
+        }
+    };
+    start();
+    assert_eq!(unit(&host, AGENT), (true, true, true));
+    let before = (host.listing(), host.services());
+    // It fails when they have gone: everything is as it was.
+    host.reload_fails.set(true);
+    let failure = command(&host, "rollback").expect_err("systemd does not read its files");
+    assert!(failure.report().contains("were undone"), "{}", failure.report());
+    let (files, (active, enabled)) = (host.listing(), host.services());
+    assert_eq!((files, enabled), (before.0, before.1.1));
+    let gone: Vec<&String> = before.1.0.iter().filter(|unit| !active.contains(unit)).collect();
+    assert_eq!(gone, [more[1]], "only an agent starts an executor");
+    start();
+    host.calls();
+    command(&host, "rollback").expect("rolled back");
+    let calls = host.calls();
+    let at = |call: &str| {
+        calls
+            .iter()
+            .position(|other| other.starts_with(call))
+            .unwrap_or_else(|| panic!("{call}: {calls:?}"))
+    };
+    assert!(
+        at(&format!("stop {}", more[0])) < at(&format!("stop {AGENT}")),
+        "{calls:?}"
+    );
+    assert!(
+        at(&format!("stop {AGENT}")) < at(&format!("disable {AGENT}")),
+        "{calls:?}"
+    );
+    assert!(at(&format!("disable {AGENT}")) < at("reload"), "{calls:?}");
+    assert!(
+        !calls
+            .iter()
+            .any(|call| call.contains("session-manager") && call.starts_with("stop")),
+        "{calls:?}"
+    );
+    assert_eq!(unit(&host, AGENT), (false, false, false));
+    assert_eq!(unit(&host, "flame-executor@.service"), (false, false, false));
+    assert_eq!(unit(&host, "flame-session-manager.service"), (true, true, true));
+    assert!(!host.path("etc/polkit-1/rules.d/50-flame.rules").exists());
+    let manifest = std::fs::read_to_string(host.path("opt/flame/manifest.toml")).expect("read");
+    assert!(
+        !manifest.contains("system/flame-node-agent.service"),
+        "{manifest}"
+    );
+    command(&host, "rollback").expect("and forth");
+    assert!(unit(&host, AGENT).0);
+}
+
+#[test]
+fn a_unit_of_an_older_version_goes_with_an_upgrade() {
+    let host = FakeHost::new();
+    install(&host, "--all --enable").expect("installed");
+    let old = "flame-cache.service";
+    let path = host.path("etc/systemd/system").join(old);
+    let prefix = host.path("opt/flame");
+    let text = format!("[Unit]\n[X-Flame]\nPrefix={}\n", prefix.display());
+    std::fs::write(&path, &text).expect("written");
+    let prefix = Prefix::new(&prefix).expect("a prefix");
+    let mut manifest = Manifest::load(&prefix).expect("read").expect("there");
+    manifest.units.push(old.to_owned());
+    manifest.files.push(crate::manifest::FileRecord {
+        path: path.clone(),
+        kind: crate::manifest::FileKind::Unit,
+        sha256: crate::manifest::sha256(text.as_bytes()),
+    });
+    std::fs::write(prefix.manifest(), manifest.text().expect("text")).expect("written");
+    crate::host::Units::start(&host, old).expect("started");
+    crate::host::Units::enable(&host, &[old]).expect("enabled");
+    build(&host, "flame-session-manager", "a newer one");
+    let before = (host.listing(), host.services());
+    host.calls();
+    host.reload_fails.set(true);
+    command(&host, "upgrade").expect_err("systemd does not read its files");
+    assert_eq!((host.listing(), host.services()), before);
+    command(&host, "upgrade").expect("upgraded");
+    assert_eq!(unit(&host, old), (false, false, false));
+    let manifest = Manifest::load(&prefix).expect("read").expect("there");
+    assert!(!manifest.files.iter().any(|file| file.path == path));
+}
+
 #[test]
 fn only_so_many_releases_are_kept_and_fewer_on_demand() {
     let host = FakeHost::new();

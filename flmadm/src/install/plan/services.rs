@@ -8,9 +8,10 @@ use super::Planner;
 use crate::accounts;
 use crate::failure::{Failure, Outcome};
 use crate::host::{Account, Host, is_system};
-use crate::manifest::{DirectoryRecord, FileKind, UserRecord};
+use crate::manifest::{DirectoryRecord, FileKind, Manifest, UserRecord};
 use crate::step::Step;
 use crate::unit_files::{self, UnitFile};
+use crate::unit_removal;
 use crate::work_directories::{self, DROP_IN};
 
 /// Where copies of the account tools' files lie; only root may look.
@@ -80,6 +81,15 @@ impl Planner<'_> {
             record: record.unwrap_or_default(),
             store,
         });
+        Ok(())
+    }
+
+    /// Units that this version does not have any more.
+    pub(super) fn gone_units(&mut self, host: &dyn Host, old: Option<&Manifest>) -> Outcome<()> {
+        if let Some(old) = old {
+            let gone = unit_removal::gone(host, old, &self.manifest.units)?;
+            self.steps.extend(gone);
+        }
         Ok(())
     }
 
