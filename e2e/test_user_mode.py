@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from ann import PREFIX, RUNTIME, Ann
+from ann import HOME, PREFIX, RUNTIME, Ann
 from machine import BIN, FLMADM, difference
 from testbed import wait_until
 
@@ -63,6 +63,49 @@ def test_nobody_else_may_look_at_it(ann, endpoint):
     for below in ("data", f"{RUNTIME}/flame"):
         mode = ann.run(["stat", "-c", "%a", below if below.startswith("/") else f"{PREFIX}/{below}"])
         assert mode.stdout.strip() == "700"
+
+
+def doctor(ann, *words, code=0, env=None):
+    """What doctor finds in her installation, by the names of the checks."""
+    answer = ann.flmadm("doctor", "--user", "-o", "json", *words, check=False, env=env)
+    assert answer.returncode == code, (answer.stdout, answer.stderr)
+    report = json.loads(answer.stdout)
+    assert report["mode"] == "user" and report["healthy"] is (code == 0)
+    return {found["id"]: found for found in report["checks"]}
+
+
+def test_doctor_looks_at_what_is_hers(ann, endpoint):
+    found = doctor(ann)
+    for check in (
+        "session-bus",
+        "runtime-directory",
+        "lingering",
+        "systemd-version",
+        "ports",
+        "endpoint",
+        "disk-space",
+        "services",
+        "file-drift",
+        "unit-drift",
+        "units-read",
+        "leftovers",
+        "old-processes",
+    ):
+        assert found[check]["state"] == "ok", found[check]
+    assert found["delegation"]["state"] in ("ok", "failed"), found["delegation"]
+    assert not {"polkit", "polkit-permission", "accounts", "user-namespaces", "executors"} & set(found)
+    target = f"{HOME}/.config/systemd/user/flame.target"
+    ann.run(["sh", "-c", f"echo '# mine' >> {target}"])
+    found = doctor(ann, code=5)
+    assert found["unit-drift"]["state"] == "failed" and target in found["unit-drift"]["evidence"]
+    assert found["units-read"]["state"] == "failed", found["units-read"]
+    assert found["units-read"]["remedy"] == "systemctl --user daemon-reload"
+    ann.install("--all")
+    doctor(ann)
+    found = doctor(ann, code=5, env={"XDG_RUNTIME_DIR": "/nonexistent"})
+    for check in ("session-bus", "runtime-directory"):
+        assert found[check]["state"] == "failed", found[check]
+    assert "enable-linger" in found["session-bus"]["remedy"]
 
 
 def test_a_second_run_changes_nothing(ann, endpoint):
