@@ -149,6 +149,9 @@ def test_a_setting_that_cannot_be_used_is_refused(machine):
         ("cluster.nam", "x"),
     ):
         assert flmadm(machine, "config", "set", *words, check=False).returncode == 1, words
+    # The first of them would do alone.
+    pair = ("cluster.name", "x", "cluster.limits.max_executors", "0")
+    assert flmadm(machine, "config", "set", *pair, check=False).returncode == 1
     assert flmadm(machine, "config", "set", "cluster.name", "x", check=False, user=True).returncode == 3
     assert machine.node.read(CONFIG) == before
 

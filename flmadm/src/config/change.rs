@@ -1,5 +1,6 @@
-//! Changing a setting: checked before it is written, and written in one go.
+//! Changing settings: checked before it is written, and written in one go.
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,17 +28,16 @@ const READ_BY_AGENTS: [&str; 4] = [
 /// Mode of a file that is made.
 const NEW_FILE: u32 = 0o644;
 
-/// What became of a setting.
+/// A setting and its new value; without one it is removed.
+pub(super) type Wanted<'a> = (&'a str, Option<&'a str>);
+
+/// What became of settings.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Changed {
     /// The file.
     pub(crate) file: PathBuf,
-    /// The setting.
-    pub(crate) key: String,
-    /// What the file said before; null if nothing.
-    pub(crate) before: Value,
-    /// What it says now; null if nothing.
-    pub(crate) now: Value,
+    /// The settings, in the order in which they were named.
+    pub(crate) settings: Vec<ChangedSetting>,
     /// Whether the file was written.
     pub(crate) changed: bool,
     /// Units that run with the settings from before, until they are restarted.
@@ -48,18 +48,28 @@ pub(crate) struct Changed {
     pub(crate) notes: Vec<String>,
 }
 
-/// Sets `key` to `value`, or removes it.
+/// What became of a setting.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct ChangedSetting {
+    /// The setting.
+    pub(crate) key: String,
+    /// What the file said before; null if nothing.
+    pub(crate) before: Value,
+    /// What it says now; null if nothing.
+    pub(crate) now: Value,
+}
+
+/// Makes all of `wanted` so, or nothing: settings may need each other.
 ///
 /// # Errors
-/// The key is none, services could not use the new file (arguments), or it cannot be written (installation).
+/// A key is none, services could not use the new file (arguments), or it cannot be written (installation).
 pub(super) fn change(
     host: &dyn Host,
     installed: &Installed,
     which: &Which,
-    key: &str,
-    value: Option<&str>,
+    wanted: &[Wanted<'_>],
 ) -> Outcome<Changed> {
-    which.check_key(key)?;
+    check_keys(which, wanted)?;
     let path = which.path(installed);
     let text = which.text(installed)?;
     let refused = |problems: &[String]| {
@@ -69,7 +79,10 @@ pub(super) fn change(
             problems.join("\n  ")
         ))
     };
-    let new = which.edit(&text, key, value).map_err(|words| refused(&[words]))?;
+    let mut new = text.clone();
+    for (key, value) in wanted {
+        new = which.edit(&new, key, *value).map_err(|words| refused(&[words]))?;
+    }
     let problems = which.problems(&new, &path);
     if !problems.is_empty() {
         let broken_before = !which.problems(&text, &path).is_empty();
@@ -86,19 +99,34 @@ pub(super) fn change(
         write(&path, &new)?;
     }
     let restart = match changed {
-        true => readers(host, installed, which, key)?,
+        true => readers(host, installed, which, wanted)?,
         false => Vec::new(),
     };
-    Ok(Changed {
+    let settings = wanted.iter().map(|(key, _)| ChangedSetting {
+        key: (*key).to_owned(),
         before: which.said(&text, key).unwrap_or_default(),
         now: which.said(&new, key).unwrap_or_default(),
+    });
+    Ok(Changed {
+        settings: settings.collect(),
         file: path,
-        key: key.to_owned(),
         changed,
-        notes: notes(host, installed, which, key, changed),
+        notes: notes(host, installed, which, wanted, changed),
         restart,
         restarted: false,
     })
+}
+
+/// Makes sure that all keys are keys of the file, each named once.
+fn check_keys(which: &Which, wanted: &[Wanted<'_>]) -> Outcome<()> {
+    let mut known = BTreeSet::new();
+    for (key, _) in wanted {
+        which.check_key(key)?;
+        if !known.insert(key) {
+            return Err(Failure::arguments(format!("{key} is named twice")).hint("say one value for it"));
+        }
+    }
+    Ok(())
 }
 
 /// Puts `text` in the place of the file, with its mode and owner; where it is a link, of what it leads to.
@@ -117,8 +145,13 @@ fn write(path: &Path, text: &str) -> Outcome<()> {
     Ok(draft.replace(mode)?)
 }
 
-/// Services that run and have read the setting.
-fn readers(host: &dyn Host, installed: &Installed, which: &Which, key: &str) -> Outcome<Vec<String>> {
+/// Services that run and have read one of the settings.
+fn readers(
+    host: &dyn Host,
+    installed: &Installed,
+    which: &Which,
+    wanted: &[Wanted<'_>],
+) -> Outcome<Vec<String>> {
     let Ok(systemd) = installed.systemd(host) else {
         return Ok(Vec::new());
     };
@@ -130,11 +163,13 @@ fn readers(host: &dyn Host, installed: &Installed, which: &Which, key: &str) -> 
             if installed.manifest.profiles.contains(&Profile::ControlPlane) {
                 units.push(installed.own(SESSION_MANAGER));
             }
-            let is_below = |table: &&str| {
-                let rest = key.strip_prefix(*table);
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+            let is_read = |(key, _): &Wanted<'_>| {
+                READ_BY_AGENTS.iter().any(|table| {
+                    let rest = key.strip_prefix(table);
+                    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+                })
             };
-            if READ_BY_AGENTS.iter().any(is_below) {
+            if wanted.iter().any(is_read) {
                 units.extend(agents);
             }
         }
@@ -151,7 +186,13 @@ fn readers(host: &dyn Host, installed: &Installed, which: &Which, key: &str) -> 
     Ok(running)
 }
 
-fn notes(host: &dyn Host, installed: &Installed, which: &Which, key: &str, changed: bool) -> Vec<String> {
+fn notes(
+    host: &dyn Host,
+    installed: &Installed,
+    which: &Which,
+    wanted: &[Wanted<'_>],
+    changed: bool,
+) -> Vec<String> {
     let mut notes = Vec::new();
     let Which::Agent(agent) = which else {
         if changed && installed.manifest.units.is_empty() {
@@ -159,13 +200,23 @@ fn notes(host: &dyn Host, installed: &Installed, which: &Which, key: &str, chang
         }
         return notes;
     };
-    if key == Key::WorkDirectories.name() && changed {
+    let has = |name: &str| wanted.iter().any(|(key, _)| *key == name);
+    if has(Key::WorkDirectories.name()) && changed {
         notes.push("flmadm install lets executors write there; restart the agent after that".to_owned());
     }
-    let known = Key::ALL.iter().find(|known| known.name() == key);
+    let known: Vec<&str> = Key::ALL
+        .iter()
+        .filter(|known| has(known.name()))
+        .map(|known| known.variable())
+        .collect();
     let above = effective::variables(host, installed, agent.as_deref())
         .into_iter()
-        .find(|variable| variable.split('=').next() == known.map(|known| known.variable()));
+        .filter(|variable| {
+            variable
+                .split('=')
+                .next()
+                .is_some_and(|name| known.contains(&name))
+        });
     notes.extend(above.map(|variable| format!("{variable} in the unit of the agent is above the file")));
     notes
 }

@@ -60,6 +60,23 @@ impl Which {
         }
     }
 
+    /// The one file that has all of `keys`.
+    ///
+    /// # Errors
+    /// They are of several: files are not changed together.
+    pub(super) fn of_all<'a>(mut keys: impl Iterator<Item = &'a str>) -> Outcome<Self> {
+        let first = keys.next().unwrap_or_default();
+        let file = Self::of(first);
+        match keys.find(|key| Self::of(key) != file) {
+            None => Ok(file),
+            Some(other) => Err(Failure::arguments(format!(
+                "{first} is in {file} and {other} in {}: they cannot be changed together",
+                Self::of(other)
+            ))
+            .hint("change the settings of one file, then those of the other")),
+        }
+    }
+
     /// The files that there are.
     pub(super) fn all(installed: &Installed) -> Vec<Self> {
         let mut all = vec![Self::Cluster];

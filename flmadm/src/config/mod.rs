@@ -23,6 +23,7 @@ use crate::output::Output;
 use crate::services;
 
 pub(crate) use change::Changed;
+use change::{ChangedSetting, Wanted};
 pub(crate) use effective::Setting;
 use file::Which;
 
@@ -34,9 +35,9 @@ pub(crate) enum ConfigCommand {
     Show(FileArgs),
     /// Print one setting as it is in effect
     Get(GetArgs),
-    /// Change a setting, if the services can use the new one
+    /// Change settings of a file together, if the services can use the new ones
     Set(SetArgs),
-    /// Remove a setting, so that its default is in effect
+    /// Remove settings of a file together, so that their defaults are in effect
     Unset(UnsetArgs),
 }
 
@@ -66,6 +67,13 @@ pub(crate) struct SetArgs {
     /// Its value, a list as [a, b]
     #[arg(allow_hyphen_values = true)]
     pub(crate) value: String,
+    /// More settings of the same file, which is written once with all of them; if one of these values begins with a
+    /// dash, write -- before the first KEY
+    #[arg(value_name = "KEY VALUE")]
+    pub(crate) more: Vec<String>,
+    /// Remove this setting of the same file in the same go (repeatable)
+    #[arg(long, value_name = "KEY")]
+    pub(crate) unset: Vec<String>,
     /// Restart the services that have read it
     #[arg(long)]
     pub(crate) restart: bool,
@@ -75,13 +83,42 @@ pub(crate) struct SetArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct UnsetArgs {
-    /// The setting, as cluster.endpoint or node.labels
-    pub(crate) key: String,
+    /// The settings, as cluster.endpoint or node.labels
+    #[arg(required = true, value_name = "KEY")]
+    pub(crate) keys: Vec<String>,
     /// Restart the services that have read it
     #[arg(long)]
     pub(crate) restart: bool,
     #[command(flatten)]
     pub(crate) of: FileArgs,
+}
+
+impl SetArgs {
+    /// Each setting with its new value, or none.
+    ///
+    /// # Errors
+    /// The last has none.
+    fn wanted(&self) -> Outcome<Vec<Wanted<'_>>> {
+        let mut wanted = vec![(self.key.as_str(), Some(self.value.as_str()))];
+        for pair in self.more.chunks(2) {
+            match pair {
+                [key, value] => wanted.push((key, Some(value))),
+                _ => {
+                    let key = pair.concat();
+                    return Err(Failure::arguments(format!("there is no value for {key}"))
+                        .hint("flmadm config set KEY VALUE KEY VALUE sets two settings together"));
+                }
+            }
+        }
+        wanted.extend(self.unset.iter().map(|key| (key.as_str(), None)));
+        Ok(wanted)
+    }
+}
+
+impl UnsetArgs {
+    fn wanted(&self) -> Vec<Wanted<'_>> {
+        self.keys.iter().map(|key| (key.as_str(), None)).collect()
+    }
 }
 
 impl ConfigCommand {
@@ -139,8 +176,8 @@ pub(crate) fn run(host: &dyn Host, command: &ConfigCommand, output: &mut Output<
         ConfigCommand::Check(args) => check(&installed::find(&args.at)?, args, output),
         ConfigCommand::Show(args) => show(host, &installed::find(&args.at)?, args, output),
         ConfigCommand::Get(args) => get(host, &installed::find(&args.of.at)?, args, output),
-        ConfigCommand::Set(args) => set(host, &args.of, &args.key, Some(&args.value), args.restart, output),
-        ConfigCommand::Unset(args) => set(host, &args.of, &args.key, None, args.restart, output),
+        ConfigCommand::Set(args) => set(host, &args.of, &args.wanted()?, args.restart, output),
+        ConfigCommand::Unset(args) => set(host, &args.of, &args.wanted(), args.restart, output),
     }
 }
 
@@ -222,20 +259,26 @@ fn get(host: &dyn Host, installed: &Installed, args: &GetArgs, output: &mut Outp
 fn set(
     host: &dyn Host,
     args: &FileArgs,
-    key: &str,
-    value: Option<&str>,
+    wanted: &[Wanted<'_>],
     restart: bool,
     output: &mut Output<'_>,
 ) -> Outcome<()> {
     let installed = installed::find(&args.at)?;
-    let which = args.file.clone().unwrap_or_else(|| Which::of(key));
-    let mut changed = change::change(host, &installed, &which, key, value)?;
-    let words = match (changed.changed, &changed.now) {
-        (false, _) => format!("{} says so already; nothing was changed.", changed.file.display()),
-        (true, Value::Null) => format!("{key} is removed from {}.", changed.file.display()),
-        (true, now) => format!("{key} is {} in {}.", plain(now), changed.file.display()),
+    let which = match &args.file {
+        Some(which) => which.clone(),
+        None => Which::of_all(wanted.iter().map(|(key, _)| *key))?,
     };
-    output.line(&words);
+    let mut changed = change::change(host, &installed, &which, wanted)?;
+    let file = changed.file.display();
+    if !changed.changed {
+        output.line(&format!("{file} says so already; nothing was changed."));
+    }
+    for ChangedSetting { key, now, .. } in changed.settings.iter().filter(|_| changed.changed) {
+        output.line(&match now {
+            Value::Null => format!("{key} is removed from {file}."),
+            now => format!("{key} is {} in {file}.", plain(now)),
+        });
+    }
     let restarted = match restart && !changed.restart.is_empty() {
         true => services::restart(host, &installed, &changed.restart, output),
         false => Ok(()),

@@ -106,8 +106,15 @@ fn a_change_is_written_in_place_and_says_what_to_restart() {
     let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
     assert_eq!(report["restart"], json!([MANAGER, AGENT]));
     assert_eq!(
-        (&report["restarted"], &report["before"]),
-        (&json!(true), &json!("http://127.0.0.1:8080"))
+        (&report["restarted"], &report["settings"]),
+        (
+            &json!(true),
+            &json!([{
+                "key": "cluster.endpoint",
+                "before": "http://127.0.0.1:8080",
+                "now": "http://127.0.0.1:9000"
+            }])
+        )
     );
     assert_eq!(
         host.calls(),
@@ -154,6 +161,90 @@ fn what_services_could_not_use_is_not_written() {
         code == 1 && said.contains("cannot be used as it is now, either"),
         "{said}"
     );
+}
+
+#[test]
+fn settings_that_need_each_other_are_changed_together() {
+    let host = host();
+    let before = read(&host, CLUSTER);
+    let tls = "cluster.tls.cert_file /c.pem cluster.tls.key_file /k.pem";
+    // Without https in the endpoint they have no meaning, and alone none of them.
+    for line in ["cluster.tls.cert_file /c.pem", "cluster.tls.key_file /k.pem"] {
+        assert_eq!(run(&host, &format!("config set {line}")).0, 1, "{line}");
+    }
+    let line = format!("config set cluster.endpoint https://127.0.0.1:8080 {tls} --restart -o json");
+    let (code, out, err) = run(&host, &line);
+    assert_eq!(code, 0, "{err}");
+    let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let keys: Vec<&serde_json::Value> = report["settings"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|setting| &setting["key"])
+        .collect();
+    assert_eq!(
+        keys,
+        [
+            "cluster.endpoint",
+            "cluster.tls.cert_file",
+            "cluster.tls.key_file"
+        ]
+    );
+    // Each service once, however many of its settings changed.
+    assert_eq!(
+        host.calls(),
+        [MANAGER, AGENT].map(|unit| format!("restart {unit}"))
+    );
+    let text = read(&host, CLUSTER);
+    assert!(
+        text.contains("cert_file: /c.pem")
+            && text.contains("key_file: /k.pem")
+            && text.contains("# Where it is."),
+        "{text}"
+    );
+    let (_, out, _) = run(&host, &format!("config set {tls}"));
+    assert!(out.contains("nothing was changed"), "{out}");
+    assert_eq!(
+        run(&host, "config unset cluster.tls.cert_file cluster.tls.key_file").0,
+        1,
+        "https needs them"
+    );
+    let line = "config set cluster.endpoint http://127.0.0.1:8080 --unset cluster.tls.cert_file --unset";
+    assert_eq!(run(&host, &format!("{line} cluster.name")).0, 1, "it is needed");
+    let (code, out, err) = run(&host, &format!("{line} cluster.tls.key_file"));
+    assert_eq!(code, 0, "{err}");
+    assert_eq!(out.matches("is removed from").count(), 2, "{out}");
+    assert!(!read(&host, CLUSTER).contains("tls"));
+    assert_eq!(read(&host, CLUSTER).replace('"', ""), before.replace('"', ""));
+}
+
+#[test]
+fn what_is_not_a_list_of_settings_is_refused() {
+    let host = host();
+    let before = (read(&host, CLUSTER), read(&host, NODE));
+    for (line, part) in [
+        (
+            "cluster.name a cluster.endpoint",
+            "there is no value for cluster.endpoint",
+        ),
+        ("cluster.name a cluster.name b", "cluster.name is named twice"),
+        ("cluster.name a node.name b", "node.name in node-agent.toml"),
+        ("cluster.name a cluster.nam b", "did you mean \"cluster.name\"?"),
+        // The first would do by itself.
+        ("cluster.name lab cluster.limits.max_executors 0", "at least 1"),
+    ] {
+        let (code, _, err) = run(&host, &format!("config set {line}"));
+        assert!(code == 1 && err.contains(part), "{line}: {err}");
+    }
+    assert_eq!((read(&host, CLUSTER), read(&host, NODE)), before);
+    // A value may look like a flag.
+    let prefix = host.path("opt/flame").display().to_string();
+    let line = format!("flmadm config set --prefix {prefix} node.name a -- runtime.kind -1");
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let words = line.split_whitespace().map(Into::into);
+    assert_eq!(crate::run(&host, words, &mut out, &mut err), 1);
+    let err = String::from_utf8(err).expect("text");
+    assert!(err.contains("runtime.kind") && err.contains("-1"), "{err}");
 }
 
 #[test]
