@@ -201,6 +201,26 @@ impl PrefixArg {
     }
 }
 
+/// The options that say which installation is meant, for commands that are shown; each has a space before it.
+pub(crate) fn which(manifest: &Manifest) -> String {
+    let user = manifest.scope == Scope::User;
+    let named = PrefixArg {
+        prefix: None,
+        instance: manifest.instance.clone(),
+        user,
+    };
+    let mut words = if user { " --user".to_owned() } else { String::new() };
+    match named.prefix() {
+        Ok(prefix) if prefix.path() == manifest.prefix => {
+            if let Some(instance) = &manifest.instance {
+                words.push_str(&format!(" --instance {instance}"));
+            }
+        }
+        _ => words.push_str(&format!(" --prefix {}", manifest.prefix.display())),
+    }
+    words
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct InstallArgs {
     #[command(flatten)]
@@ -353,6 +373,23 @@ mod tests {
         assert!(at(None).find().expect("found").1.is_some());
         assert!(at(Some("prod")).find().expect("found").1.is_some());
         at(Some("test")).find().expect_err("another one");
+    }
+
+    #[test]
+    fn commands_that_are_shown_say_which_installation_is_meant() {
+        for (prefix, instance, words) in [
+            ("/usr/local/flame", None, ""),
+            ("/usr/local/flame-prod", Some("prod"), " --instance prod"),
+            ("/opt/x", Some("prod"), " --prefix /opt/x"),
+            ("/opt/x", None, " --prefix /opt/x"),
+        ] {
+            let manifest = Manifest {
+                prefix: prefix.into(),
+                instance: instance.map(|name| name.parse().expect("a name")),
+                ..Manifest::default()
+            };
+            assert_eq!(which(&manifest), words, "{prefix}");
+        }
     }
 
     #[test]

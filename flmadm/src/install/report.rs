@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::change::Done;
+use crate::cli;
 use crate::host::{Host, Probed};
 use crate::manifest::Manifest;
 use crate::node_config::AgentFile;
@@ -106,18 +107,26 @@ impl Report {
     fn next_steps(&self, manifest: &Manifest, is_started: bool) -> Vec<String> {
         let bin = self.prefix.join("bin");
         let program = |name: &str| bin.join(name).display().to_string();
+        let which = cli::which(manifest);
         let mut next = Vec::new();
         if self.systemd && !manifest.units.is_empty() && !is_started && self.previous.is_none() {
             next.push(format!(
-                "{} enable --now   starts the services now and at every boot",
+                "{} enable{which} --now   starts the services now and at every boot",
                 program("flmadm")
             ));
         }
         if !self.changed.is_empty() && self.previous.is_none() {
+            if !self.systemd && self.profiles.contains(&Profile::ControlPlane) {
+                next.push(format!(
+                    "{} dev up --prefix {}   runs the services until Ctrl-C",
+                    program("flmadm"),
+                    self.prefix.display()
+                ));
+            }
             if self.profiles.contains(&Profile::Client) && (is_started || !self.systemd) {
                 next.push(format!("{}   runs some tasks", program("flmping")));
             }
-            next.push(format!("{} status   shows what runs", program("flmadm")));
+            next.push(format!("{} status{which}   shows what runs", program("flmadm")));
             next.push(format!("export PATH=\"{}:$PATH\"", bin.display()));
         }
         next
