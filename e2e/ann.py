@@ -14,7 +14,11 @@ AS_ANN = (
     *(f"{key}={value}" for key, value in ENVIRONMENT.items()),
 )
 # The directory of the journal, and what any program of the user leaves in the manager that runs all the time.
-OTHERS = ("/var/log/journal", f"{RUNTIME}/systemd/", "/run/systemd/", "/run/log/", "/tmp/systemd-private-")
+OTHERS = (
+    *("/var/log/journal", f"{RUNTIME}/systemd/", "/run/systemd/", "/run/log/"),
+    # Of services of systemd that run while they are asked, as timedated.
+    *("/tmp/systemd-private-", "/var/tmp/systemd-private-"),
+)
 START_SECONDS = 60
 
 
