@@ -26,6 +26,7 @@ mod manifest;
 mod manual;
 mod node_config;
 mod output;
+mod parallel;
 mod ports;
 mod prefix;
 mod processes;

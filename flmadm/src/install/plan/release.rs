@@ -8,6 +8,7 @@ use super::{Planner, Request, programs};
 use crate::failure::{Failure, Outcome};
 use crate::install::extras;
 use crate::manifest::{DirectoryRecord, FileKind, Manifest};
+use crate::parallel;
 use crate::prefix::Prefix;
 use crate::profile::{FLMADM, Profile};
 use crate::programs;
@@ -33,10 +34,10 @@ impl Planner<'_> {
         let is_there =
             release::Record::load(&directory)?.is_some_and(|found| found.content == release.record.content);
         if is_there {
-            for file in &release.files {
-                let path = directory.join(&file.path);
-                if !file.is_at(&path)? {
-                    self.steps.push(mended(file, path));
+            let are_there = parallel::map(&release.files, |file| file.is_at(&directory.join(&file.path)))?;
+            for (file, is_there) in release.files.iter().zip(are_there) {
+                if !is_there {
+                    self.steps.push(mended(file, directory.join(&file.path)));
                 }
             }
         } else {
@@ -141,10 +142,10 @@ pub(crate) fn forget_release(prefix: &Prefix, manifest: &mut Manifest, id: &str)
 /// What a release of these programs and units consists of.
 fn contents(request: &Request<'_>, names: &HostNames, scope: Scope, units: &[UnitFile]) -> Outcome<Release> {
     let mut files = Vec::new();
-    for program in programs(&request.profiles) {
+    files.extend(parallel::map(&programs(&request.profiles), |program| {
         let from = request.programs.path(program);
-        files.push(ReleaseFile::copy(programs::place(program), from, PROGRAM)?);
-    }
+        ReleaseFile::copy(programs::place(program), from, PROGRAM)
+    })?);
     files.push(ReleaseFile::link(format!("bin/{FLMADM}"), "../sbin/flmadm"));
     for unit in units {
         files.push(ReleaseFile::text(

@@ -4,6 +4,7 @@ mod error;
 mod instances;
 mod limits;
 mod machine;
+mod properties;
 pub mod proxies;
 mod sight;
 mod signals;
@@ -24,6 +25,7 @@ pub use sight::UnitSight;
 pub use signals::{JobId, UnitChange, UnitSignal, UnitSignals};
 pub use status::UnitStatus;
 
+use properties::{Properties, SERVICE, UNIT};
 use proxies::{ManagerProxy, ServiceProxy, UnitProxy};
 
 /// Longest wait for the answer to one call; reloading a machine with thousands of units takes seconds.
@@ -284,30 +286,30 @@ impl Systemd {
     }
 
     async fn read(&self, name: &str, path: OwnedObjectPath) -> zbus::Result<UnitStatus> {
-        let unit = self.unit(path.clone()).await?;
+        let mut unit = Properties::read(&self.connection, path.clone(), UNIT).await?;
         let mut status = UnitStatus {
-            load_state: unit.load_state().await?,
-            active_state: unit.active_state().await?,
-            sub_state: unit.sub_state().await?,
-            unit_file_state: unit.unit_file_state().await?,
-            fragment_path: Some(unit.fragment_path().await?).filter(|path| !path.is_empty()),
-            drop_ins: unit.drop_in_paths().await?,
-            needs_reload: unit.need_daemon_reload().await?,
-            invocation_id: hex(&unit.invocation_id().await?),
-            active_since_us: Some(unit.active_enter_timestamp().await?).filter(|time| *time > 0),
+            load_state: unit.take("LoadState")?,
+            active_state: unit.take("ActiveState")?,
+            sub_state: unit.take("SubState")?,
+            unit_file_state: unit.take("UnitFileState")?,
+            fragment_path: Some(unit.take("FragmentPath")?).filter(|path: &String| !path.is_empty()),
+            drop_ins: unit.take("DropInPaths")?,
+            needs_reload: unit.take("NeedDaemonReload")?,
+            invocation_id: hex(&unit.take::<Vec<u8>>("InvocationID")?),
+            active_since_us: Some(unit.take("ActiveEnterTimestamp")?).filter(|time| *time > 0),
             ..UnitStatus::named(name)
         };
         if name.ends_with(".service") && status.exists() {
-            let service = self.service(path).await?;
-            status.result = Some(service.result().await?);
-            status.exit_status = Some(service.exec_main_status().await?);
-            status.main_pid = Some(service.main_pid().await?).filter(|pid| *pid > 0);
+            let mut service = Properties::read(&self.connection, path, SERVICE).await?;
+            status.result = Some(service.take("Result")?);
+            status.exit_status = Some(service.take("ExecMainStatus")?);
+            status.main_pid = Some(service.take("MainPID")?).filter(|pid| *pid > 0);
             // The time of the last run stays when it is over.
-            status.main_since_us = Some(service.exec_main_start_timestamp().await?)
+            status.main_since_us = Some(service.take("ExecMainStartTimestamp")?)
                 .filter(|time| *time > 0 && status.main_pid.is_some());
-            status.restarts = Some(service.n_restarts().await?);
-            status.status_text = Some(service.status_text().await?).filter(|text| !text.is_empty());
-            status.memory_bytes = Some(service.memory_current().await?).filter(|bytes| *bytes < u64::MAX);
+            status.restarts = Some(service.take("NRestarts")?);
+            status.status_text = Some(service.take("StatusText")?).filter(|text: &String| !text.is_empty());
+            status.memory_bytes = Some(service.take("MemoryCurrent")?).filter(|bytes| *bytes < u64::MAX);
         }
         Ok(status)
     }

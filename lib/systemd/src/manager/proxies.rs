@@ -83,43 +83,22 @@ pub trait Manager {
     fn version(&self) -> zbus::Result<String>;
 }
 
-/// What every unit has.
+/// What every unit has, as far as it is asked for by itself; see `properties` for all of it at once.
 #[proxy(
     interface = "org.freedesktop.systemd1.Unit",
     default_service = "org.freedesktop.systemd1",
     assume_defaults = false
 )]
 pub trait Unit {
-    /// `loaded`, `not-found`, `bad-setting`, `error`, `masked`.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn load_state(&self) -> zbus::Result<String>;
     /// `active`, `reloading`, `inactive`, `failed`, `activating`, `deactivating`.
     #[zbus(property(emits_changed_signal = "false"))]
     fn active_state(&self) -> zbus::Result<String>;
-    /// The finer state of the unit's type, e.g. `running`, `auto-restart`.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn sub_state(&self) -> zbus::Result<String>;
-    /// `enabled`, `disabled`, `static`, ...
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn unit_file_state(&self) -> zbus::Result<String>;
-    /// Path of the unit's file, empty if there is none.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn fragment_path(&self) -> zbus::Result<String>;
-    /// Files that change the settings of the unit's file.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn drop_in_paths(&self) -> zbus::Result<Vec<String>>;
-    /// Whether the files have changed since they were read.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn need_daemon_reload(&self) -> zbus::Result<bool>;
     /// Id of the current run, 16 bytes, or none.
     #[zbus(property(emits_changed_signal = "false"), name = "InvocationID")]
     fn invocation_id(&self) -> zbus::Result<Vec<u8>>;
     /// The pending job: its number (0 if there is none) and object.
     #[zbus(property(emits_changed_signal = "false"))]
     fn job(&self) -> zbus::Result<(u32, OwnedObjectPath)>;
-    /// When the unit became active, in microseconds since 1970; 0 if never.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn active_enter_timestamp(&self) -> zbus::Result<u64>;
 }
 
 /// What services have besides.
@@ -135,24 +114,12 @@ pub trait Service {
     /// Process id of the main process, 0 if there is none.
     #[zbus(property(emits_changed_signal = "false"), name = "MainPID")]
     fn main_pid(&self) -> zbus::Result<u32>;
-    /// When the main process was started, in microseconds since 1970; 0 if there was none.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn exec_main_start_timestamp(&self) -> zbus::Result<u64>;
     /// Variables of the environment that the unit sets, as `NAME=value`.
     #[zbus(property(emits_changed_signal = "false"))]
     fn environment(&self) -> zbus::Result<Vec<String>>;
-    /// Automatic restarts since the unit was last started by someone.
-    #[zbus(property(emits_changed_signal = "false"), name = "NRestarts")]
-    fn n_restarts(&self) -> zbus::Result<u32>;
-    /// What the service said with `STATUS=`.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn status_text(&self) -> zbus::Result<String>;
     /// Where it may write although `ProtectSystem=` says otherwise, with the marks of systemd.exec(5) in front.
     #[zbus(property(emits_changed_signal = "false"))]
     fn read_write_paths(&self) -> zbus::Result<Vec<String>>;
-    /// Bytes of memory in use; `u64::MAX` if not known.
-    #[zbus(property(emits_changed_signal = "false"))]
-    fn memory_current(&self) -> zbus::Result<u64>;
     /// How the last main process ended, one of the `CLD_` numbers of waitid(2); 0 if it runs.
     #[zbus(property(emits_changed_signal = "false"))]
     fn exec_main_code(&self) -> zbus::Result<i32>;
