@@ -15,8 +15,15 @@ PREFIX = f"{DISK}/flame"
 UNITS = "/etc/systemd/system"
 INSTALLATION, START = 3, 5
 UNINSTALL = [FLMADM, "uninstall", "--no-backup", "--remove-user", "--force", "--prefix", PREFIX]
-# What services write while they run, and the journal of theirs.
-LIVING = (f"{PREFIX}/data", f"{PREFIX}/work", f"{PREFIX}/logs", "/run/flame", "/run/flame-executor")
+# What services write while they run, the journal of theirs, and what executors have that come and go.
+LIVING = (
+    f"{PREFIX}/data",
+    f"{PREFIX}/work",
+    f"{PREFIX}/logs",
+    "/run/flame",
+    "/run/flame-executor",
+    "/run/credentials",
+)
 
 
 @pytest.fixture(scope="module")
