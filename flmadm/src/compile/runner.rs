@@ -209,7 +209,7 @@ mod tests {
     #[test]
     fn a_failure_of_the_listener_ends_it() {
         let since = Instant::now();
-        let failure = run(&mut shell("echo one; sleep 60"), &|| false, &mut |_| {
+        let failure = run(&mut shell("echo one; exec sleep 60"), &|| false, &mut |_| {
             Err(Failure::new(Kind::Build, "disk full"))
         })
         .expect_err("failed");
