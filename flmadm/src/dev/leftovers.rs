@@ -121,7 +121,13 @@ mod tests {
         let prefix = Path::new("/nonexistent/of-a-unit-test");
         let start = |mark: &Path| {
             let mut command = Command::new("sleep");
-            command.arg("60").env(MARK, mark).spawn().expect("started")
+            let child = command.arg("60").env(MARK, mark).spawn().expect("started");
+            // The kernel lets us go on a moment before it shows the new program's environment.
+            let place = format!("/proc/{}/environ", child.id());
+            while std::fs::read(&place).expect("it runs").is_empty() {
+                std::thread::yield_now();
+            }
+            child
         };
         let (mut ours, mut other) = (start(prefix), start(Path::new("/nonexistent/of")));
         let killed = end(prefix).expect("ended");
